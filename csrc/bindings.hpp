@@ -1,0 +1,22 @@
+// What the binding files share.
+#pragma once
+#include <pybind11/functional.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+
+namespace pyparallel {
+
+namespace py = pybind11;
+
+void register_core(py::module_& module);
+void register_kernels(py::module_& module);
+void register_comm(py::module_& module);
+
+template <typename T>
+T* pointer(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+}  // namespace pyparallel

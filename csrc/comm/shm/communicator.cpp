@@ -1,0 +1,180 @@
+// A collective's life: post, wait for all ranks, check that all mean the same, then the way that fits where the data lies.
+#include "comm/shm/communicator.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/clock.hpp"
+#include "core/error.hpp"
+
+namespace pyparallel::shm {
+namespace {
+
+const char* name(Kind kind) {
+  switch (kind) {
+    case Kind::kAllReduce:
+      return "all_reduce";
+    case Kind::kBroadcast:
+      return "broadcast";
+    case Kind::kAllGather:
+      return "all_gather";
+    case Kind::kReduceScatter:
+      return "reduce_scatter";
+    case Kind::kBarrier:
+      return "barrier";
+  }
+  return "unknown";
+}
+
+std::string describe_call(Kind kind, Reduction reduction, std::uint64_t count, DType dtype, std::uint32_t root) {
+  if (kind == Kind::kBarrier) return "barrier()";
+  std::string text = name(kind);
+  text += "(" + std::to_string(count) + " x " + name(dtype);
+  if (kind == Kind::kBroadcast) return text + ", root " + std::to_string(root) + ")";
+  if (kind == Kind::kAllGather) return text + ")";
+  return text + ", " + name(reduction) + ")";
+}
+
+bool same(const Operation& a, const Operation& b) {
+  return a.count == b.count && a.kind == b.kind && a.dtype == b.dtype && a.reduction == b.reduction && a.root == b.root;
+}
+
+// The bytes of a rank's own input: what it would put in its slot.
+std::uint64_t input_bytes(const Collective& c, int world_size) {
+  const std::uint64_t bytes = c.count * item_size(c.dtype);
+  return c.kind == Kind::kReduceScatter ? bytes * static_cast<std::uint64_t>(world_size) : bytes;
+}
+
+}  // namespace
+
+Communicator::Communicator(std::shared_ptr<Segment> control, int rank, int world_size, double timeout_seconds)
+    : segment_(std::move(control)),
+      control_(*reinterpret_cast<ControlBlock*>(segment_->data())),
+      rank_(rank),
+      world_size_(world_size),
+      timeout_ns_(static_cast<std::int64_t>(timeout_seconds * 1e9)),
+      liveness_(control_, rank, world_size),
+      segments_(std::make_shared<SegmentTable>(segment_, rank)),
+      peer_memory_(control_, world_size),
+      buffers_(static_cast<std::size_t>(world_size)) {
+  if (control_.magic != kMagic) throw InvalidArgument("the other ranks run another version of pyparallel");
+  if (control_.world_size != static_cast<std::uint32_t>(world_size))
+    throw InvalidArgument("rank " + std::to_string(rank) + " was started with a world size of " +
+                          std::to_string(world_size) + ", rank 0 with " + std::to_string(control_.world_size));
+}
+
+std::shared_ptr<Segment> Communicator::create_control(int world_size) {
+  auto segment = Segment::create(ControlBlock::num_bytes(static_cast<std::uint64_t>(world_size)));
+  auto& control = *reinterpret_cast<ControlBlock*>(segment->data());
+  control.world_size = static_cast<std::uint32_t>(world_size);
+  control.magic = kMagic;
+  return segment;
+}
+
+void Communicator::join(const Patience& patience) {
+  RankBlock& own = control_.rank(rank_);
+  own.pid.store(getpid(), std::memory_order_release);
+  publish(own.joined, 1);
+  patience_ = &patience;
+  current_ = nullptr;
+  deadline_ = now_ns() + timeout_ns_;
+  await_all(&RankBlock::joined, 1);
+}
+
+void Communicator::leave() { control_.rank(rank_).closed.store(1, std::memory_order_release); }
+
+std::string Communicator::describe(const Collective& c) const {
+  return describe_call(c.kind, c.reduction, c.count, c.dtype, static_cast<std::uint32_t>(c.root)) + " #" +
+         std::to_string(sequence_);
+}
+
+bool Communicator::through_slot(const Collective& c) const { return input_bytes(c, world_size_) <= kSlotBytes; }
+
+void Communicator::post(const Collective& c) {
+  ++sequence_;
+  RankBlock& own = control_.rank(rank_);
+  Operation& operation = own.operations[sequence_ & 1];
+  operation = {c.count, c.kind, c.dtype, c.reduction, static_cast<std::uint32_t>(c.root), kPrivate, 0, 0};
+  const std::uint64_t bytes = input_bytes(c, world_size_);
+  if (!through_slot(c)) {
+    segments_->locate(c.input, bytes, operation);
+  } else if (bytes > 0 && (c.kind != Kind::kBroadcast || c.root == rank_)) {
+    std::memcpy(control_.slot(rank_, sequence_), c.input, bytes);
+  }
+  publish(own.posted, sequence_);
+}
+
+void Communicator::complete(const Collective& c, const Patience& patience) {
+  patience_ = &patience;
+  current_ = &c;
+  deadline_ = now_ns() + timeout_ns_;
+  await_all(&RankBlock::posted, sequence_);
+  check_same_operation();
+  peer_memory_.sweep();
+  switch (c.kind) {
+    case Kind::kAllReduce:
+      return all_reduce(c);
+    case Kind::kBroadcast:
+      return broadcast(c);
+    case Kind::kAllGather:
+      return all_gather(c);
+    case Kind::kReduceScatter:
+      return reduce_scatter(c);
+    case Kind::kBarrier:
+      return;
+  }
+}
+
+void Communicator::await(Flag RankBlock::*flag, int r, std::uint32_t target) {
+  Flag& awaited = control_.rank(r).*flag;
+  if (reached(awaited, target)) return;
+  const std::int64_t start = now_ns();
+  const std::string doing = current_ ? describe(*current_) : "init()";
+  for (std::int64_t yield_ns = patience_->yield_ns; !wait(awaited, target, yield_ns, kSliceNs); yield_ns = 0) {
+    const bool left = control_.rank(r).closed.load(std::memory_order_acquire) != 0;
+    if (reached(awaited, target)) break;
+    liveness_.check(left ? r : rank_, doing);
+    if (abandoned_.load() || (patience_->interrupted && patience_->interrupted()))
+      throw Interrupted("rank " + std::to_string(rank_) + " was interrupted in " + doing);
+    if (now_ns() > deadline_)
+      throw CollectiveTimeoutError("rank " + std::to_string(rank_) + " waited " +
+                                   std::to_string(timeout_ns_ / 1'000'000) + " ms for rank " + std::to_string(r) +
+                                   " in " + doing + ": its process is alive, but it did not come");
+  }
+  waited_ns_ += now_ns() - start;
+}
+
+void Communicator::await_all(Flag RankBlock::*flag, std::uint32_t target) {
+  for (int step = 1; step < world_size_; ++step) await(flag, (rank_ + step) % world_size_, target);
+}
+
+void Communicator::check_same_operation() {
+  const Operation& own = control_.rank(rank_).operations[sequence_ & 1];
+  for (int r = 0; r < world_size_; ++r) {
+    const Operation& other = control_.rank(r).operations[sequence_ & 1];
+    if (same(own, other)) continue;
+    throw CollectiveMismatchError(
+        "ranks disagree in operation #" + std::to_string(sequence_) + ": rank " + std::to_string(rank_) + " called " +
+        describe_call(own.kind, own.reduction, own.count, own.dtype, own.root) + ", rank " + std::to_string(r) +
+        " called " + describe_call(other.kind, other.reduction, other.count, other.dtype, other.root));
+  }
+}
+
+// Whether ranks [first, last) all described shared memory. If so, buffers_ holds their addresses in this process.
+bool Communicator::all_shared(int first, int last) {
+  for (int r = first; r < last; ++r)
+    if (control_.rank(r).operations[sequence_ & 1].segment == kPrivate) return false;
+  for (int r = first; r < last; ++r) buffers_[r] = peer_memory_.map(r, control_.rank(r).operations[sequence_ & 1]);
+  return true;
+}
+
+// No rank touches its buffer again before all are through with it.
+void Communicator::finish_shared() {
+  ++finished_;
+  publish(control_.rank(rank_).finished, finished_);
+  await_all(&RankBlock::finished, finished_);
+}
+
+}  // namespace pyparallel::shm

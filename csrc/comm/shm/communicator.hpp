@@ -1,0 +1,111 @@
+// Collectives between processes of one host through shared memory. Results are combined in rank order, so they are the
+// same bits on every rank and in every run.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "comm/shm/control.hpp"
+#include "comm/shm/peers.hpp"
+#include "comm/shm/segment.hpp"
+
+namespace pyparallel::shm {
+
+// One collective as its caller sees it. Memory is contiguous and stays valid until the collective has completed.
+struct Collective {
+  Kind kind = Kind::kBarrier;
+  DType dtype = DType::kUInt8;
+  Reduction reduction = Reduction::kSum;
+  std::uint64_t count = 0;  // elements, as in Operation::count
+  int root = 0;
+  const char* input = nullptr;  // all_reduce and broadcast work in place: input == output
+  char* output = nullptr;
+};
+
+// How to wait, chosen by whoever runs the collective.
+struct Patience {
+  std::int64_t yield_ns = 1'000'000;    // pause and yield this long before sleeping
+  std::function<bool()> interrupted = {};  // asked every few dozen milliseconds of sleep: true ends it with Interrupted
+};
+
+// The caller asked to stop waiting (a signal, or the communicator is being closed).
+struct Interrupted : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+class Communicator {
+ public:
+  static constexpr std::int64_t kSliceNs = 20'000'000;  // a sleeping rank looks after its peers this often
+
+  // The segment that all ranks share: rank 0 creates it, the others open it.
+  static std::shared_ptr<Segment> create_control(int world_size);
+  // Throws InvalidArgument if the segment was made for another number of ranks or by another version.
+  Communicator(std::shared_ptr<Segment> control, int rank, int world_size, double timeout_seconds);
+
+  // Says that this rank is here and waits until all are.
+  void join(const Patience& patience);
+  // Says that this rank leaves in good order: a peer that waits for it from now on gets PeerLostError at once.
+  void leave();
+  // Ends a complete() that waits in another thread with Interrupted.
+  void abandon() { abandoned_.store(true); }
+
+  // A collective in two halves: post() copies a small operand to its slot and tells the peers, without waiting;
+  // complete() does the rest. At most one collective may be posted at a time, in the same order on all ranks.
+  void post(const Collective& collective);
+  void complete(const Collective& collective, const Patience& patience);
+
+  // Whether the operand is small enough to be handed over whole in post().
+  bool through_slot(const Collective& collective) const;
+
+  // Zeroed memory that all ranks can map: collectives on it need no copy.
+  std::shared_ptr<SegmentTable> segments() { return segments_; }
+
+  int rank() const { return rank_; }
+  int world_size() const { return world_size_; }
+  std::int64_t waited_ns() const { return waited_ns_; }  // spent waiting for peers so far
+
+ private:
+  void await(Flag RankBlock::*flag, int rank, std::uint32_t target);
+  void await_all(Flag RankBlock::*flag, std::uint32_t target);
+  void check_same_operation();
+  bool all_shared(int first, int last);
+  std::string describe(const Collective& collective) const;
+
+  void all_reduce(const Collective& c);
+  void broadcast(const Collective& c);
+  void all_gather(const Collective& c);
+  void reduce_scatter(const Collective& c);
+
+  void all_reduce_in_slots(const Collective& c);
+  void all_reduce_shared(const Collective& c);
+  void all_reduce_one_phase(const Collective& c);
+  void all_reduce_two_phase(const Collective& c);
+  // Runs `pieces` pieces through the bounce buffers: fill(piece, own bounce) one ahead of drain(piece, number).
+  template <typename Fill, typename Drain>
+  void exchange(std::uint64_t pieces, const Fill& fill, const Drain& drain);
+  void finish_shared();
+
+  std::shared_ptr<Segment> segment_;
+  ControlBlock& control_;
+  int rank_, world_size_;
+  std::int64_t timeout_ns_;
+  Liveness liveness_;
+  std::shared_ptr<SegmentTable> segments_;
+  PeerMemory peer_memory_;
+
+  std::uint32_t sequence_ = 0;  // operations posted
+  std::uint32_t piece_ = 0;     // pieces exchanged, the same number on all ranks
+  std::uint32_t finished_ = 0;  // operations on shared buffers
+  std::int64_t waited_ns_ = 0;
+  const Patience* patience_ = nullptr;           // of the collective being completed
+  const Collective* current_ = nullptr;          // likewise
+  std::int64_t deadline_ = 0;                    // likewise
+  std::atomic<bool> abandoned_{false};
+  std::vector<char*> buffers_;                   // scratch: one pointer per rank
+};
+
+}  // namespace pyparallel::shm

@@ -1,0 +1,77 @@
+// The layout of a communicator's control segment: what each rank publishes, its slots and its bounce buffers.
+//
+//   ControlBlock | RankBlock x world_size | slots: world_size x 2 x kSlotBytes | bounce: world_size x 2 x kPieceBytes
+//
+// Every word is written by one rank (its owner) and read by all, but for `first_lost`. Fresh segments are zero, which is
+// the initial value of every field.
+#pragma once
+#include <cstdint>
+
+#include "comm/shm/combine.hpp"
+#include "comm/shm/flag.hpp"
+#include "core/dtype.hpp"
+
+namespace pyparallel::shm {
+
+inline constexpr std::uint64_t kMagic = 0x7079706172616c31;     // "pyparal1": the layout's version
+inline constexpr std::uint64_t kSlotBytes = 32 << 10;           // up to here a whole operand goes through its slot
+inline constexpr std::uint64_t kPieceBytes = 256 << 10;         // larger private operands pass in pieces of this size
+inline constexpr std::uint32_t kMaxSegments = 512;              // live shared allocations of one rank
+inline constexpr std::uint32_t kPrivate = 0xffffffff;           // Operation::segment of ordinary memory
+
+enum class Kind : std::uint8_t { kAllReduce, kBroadcast, kAllGather, kReduceScatter, kBarrier };
+
+// What a rank says it is doing. All but the buffer's place must be the same on all ranks.
+struct Operation {
+  std::uint64_t count;  // elements: of the tensor, of each rank's part for all_gather and reduce_scatter
+  Kind kind;
+  DType dtype;
+  Reduction reduction;
+  std::uint32_t root;
+  std::uint32_t segment;  // where this rank's input lies: an index in its segment table or kPrivate
+  std::uint32_t generation;
+  std::uint64_t offset;  // in bytes within the segment
+};
+
+struct SegmentEntry {
+  std::atomic<std::int32_t> fd;              // of the owner's process
+  std::atomic<std::uint32_t> generation;     // odd while the entry is in use
+};
+
+struct RankBlock {
+  alignas(128) Flag posted;   // operations begun; operations[posted & 1] says which
+  Operation operations[2];
+  std::atomic<std::uint32_t> freed;  // shared allocations given back so far
+  alignas(128) Flag filled;    // pieces this rank has put in its bounce buffer
+  alignas(128) Flag reduced;   // pieces whose own part this rank has reduced there
+  alignas(128) Flag drained;   // pieces this rank no longer needs from anyone
+  alignas(128) Flag finished;  // operations on shared buffers this rank is through with
+  alignas(128) Flag joined;    // 1 when pid is valid
+  std::atomic<std::int32_t> pid;
+  std::atomic<std::uint32_t> closed;  // 1 when the rank left in good order
+  SegmentEntry segments[kMaxSegments];
+};
+
+struct ControlBlock {
+  std::uint64_t magic;
+  std::uint32_t world_size;
+  std::atomic<std::uint32_t> first_lost;  // rank + 1 of the first peer found dead, so that all name the same one
+
+  RankBlock& rank(int r) { return reinterpret_cast<RankBlock*>(this + 1)[r]; }
+  char* slot(int r, std::uint32_t sequence) {
+    return tail() + (2 * static_cast<std::uint64_t>(r) + (sequence & 1)) * kSlotBytes;
+  }
+  char* bounce(int r, std::uint32_t piece) {
+    return tail() + 2 * world_size * kSlotBytes + (2 * static_cast<std::uint64_t>(r) + (piece & 1)) * kPieceBytes;
+  }
+  static std::uint64_t num_bytes(std::uint64_t world_size) {
+    return sizeof(ControlBlock) + world_size * (sizeof(RankBlock) + 2 * kSlotBytes + 2 * kPieceBytes);
+  }
+
+ private:
+  char* tail() { return reinterpret_cast<char*>(&rank(static_cast<int>(world_size))); }
+  alignas(128) char padding_[1];
+};
+static_assert(sizeof(ControlBlock) % 128 == 0 && sizeof(RankBlock) % 128 == 0);
+
+}  // namespace pyparallel::shm

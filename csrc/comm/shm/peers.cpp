@@ -1,0 +1,124 @@
+// Liveness through pidfds, the table of own shared allocations, and the cache of the peers'.
+#include "comm/shm/peers.hpp"
+
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "core/error.hpp"
+
+namespace pyparallel::shm {
+
+Liveness::Liveness(ControlBlock& control, int rank, int world_size)
+    : control_(control), rank_(rank), world_size_(world_size), pidfds_(world_size, -1) {}
+
+Liveness::~Liveness() {
+  for (int fd : pidfds_)
+    if (fd >= 0) close(fd);
+}
+
+bool Liveness::has_exited(int rank) {
+  const int pid = control_.rank(rank).pid.load(std::memory_order_acquire);
+  if (pid == 0 || pid == getpid()) return false;
+  if (pidfds_[rank] < 0) {
+    pidfds_[rank] = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+    if (pidfds_[rank] < 0) return errno == ESRCH;
+  }
+  pollfd query{pidfds_[rank], POLLIN, 0};
+  return poll(&query, 1, 0) > 0;
+}
+
+void Liveness::check(int awaited, const std::string& doing) {
+  std::uint32_t lost = control_.first_lost.load(std::memory_order_acquire);
+  for (int r = 0; r < world_size_ && lost == 0; ++r) {
+    if (r == rank_ || control_.rank(r).closed.load(std::memory_order_acquire) != 0 || !has_exited(r)) continue;
+    // It may have closed between the two looks. If not, the first to find out names the rank for all.
+    if (control_.rank(r).closed.load(std::memory_order_acquire) != 0) continue;
+    std::uint32_t none = 0;
+    control_.first_lost.compare_exchange_strong(none, static_cast<std::uint32_t>(r) + 1);
+    lost = control_.first_lost.load(std::memory_order_acquire);
+  }
+  const auto describe = [&](int r) {
+    return "rank " + std::to_string(r) + " (process " + std::to_string(control_.rank(r).pid.load()) + ")";
+  };
+  if (lost != 0) {
+    const int r = static_cast<int>(lost) - 1;
+    throw PeerLostError(r, describe(r) + " died; rank " + std::to_string(rank_) + " was in " + doing);
+  }
+  if (control_.rank(awaited).closed.load(std::memory_order_acquire) != 0)
+    throw PeerLostError(awaited, describe(awaited) + " left and closed its communicator; rank " +
+                                     std::to_string(rank_) + " was in " + doing);
+}
+
+SegmentTable::SegmentTable(std::shared_ptr<Segment> control, int rank) : control_(std::move(control)), rank_(rank) {}
+
+RankBlock& SegmentTable::block() { return reinterpret_cast<ControlBlock*>(control_->data())->rank(rank_); }
+
+std::shared_ptr<Segment> SegmentTable::allocate(std::uint64_t num_bytes) {
+  std::shared_ptr<Segment> segment = Segment::create(num_bytes);
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (std::uint32_t index = 0; index < kMaxSegments; ++index) {
+    SegmentEntry& entry = block().segments[index];
+    const std::uint32_t generation = entry.generation.load();
+    if (generation & 1) continue;
+    entry.fd.store(segment->fd());
+    entry.generation.store(generation + 1);
+    places_[segment->data()] = {index, num_bytes};
+    return segment;
+  }
+  throw InvalidArgument("no room for another shared tensor: rank " + std::to_string(rank_) + " already holds " +
+                        std::to_string(kMaxSegments) + "; allocate fewer, larger ones");
+}
+
+void SegmentTable::release(const Segment& segment) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto place = places_.find(segment.data());
+  if (place == places_.end()) return;
+  block().segments[place->second.index].generation.fetch_add(1);
+  places_.erase(place);
+  block().freed.fetch_add(1);
+}
+
+void SegmentTable::locate(const void* address, std::uint64_t num_bytes, Operation& operation) {
+  operation.segment = kPrivate;
+  const char* const first = static_cast<const char*>(address);
+  std::lock_guard<std::mutex> lock(mutex_);
+  auto place = places_.upper_bound(first);
+  if (place == places_.begin()) return;
+  --place;
+  const std::uint64_t offset = static_cast<std::uint64_t>(first - place->first);
+  if (offset > place->second.num_bytes || place->second.num_bytes - offset < num_bytes) return;
+  operation.segment = place->second.index;
+  operation.generation = block().segments[place->second.index].generation.load();
+  operation.offset = offset;
+}
+
+char* PeerMemory::map(int r, const Operation& operation) {
+  Mapping& mapping = mappings_[{r, operation.segment}];
+  if (!mapping.segment || mapping.generation != operation.generation) {
+    mapping.segment.reset();
+    RankBlock& owner = control_.rank(r);
+    mapping.segment = Segment::open(owner.pid.load(), owner.segments[operation.segment].fd.load());
+    mapping.generation = operation.generation;
+  }
+  return mapping.segment->data() + operation.offset;
+}
+
+void PeerMemory::sweep() {
+  for (int r = 0; r < static_cast<int>(freed_.size()); ++r) {
+    const std::uint32_t freed = control_.rank(r).freed.load(std::memory_order_acquire);
+    if (freed == freed_[r]) continue;
+    freed_[r] = freed;
+    const auto first = mappings_.lower_bound({r, 0});
+    for (auto entry = first; entry != mappings_.end() && entry->first.first == r;) {
+      const auto& slot = control_.rank(r).segments[entry->first.second];
+      entry = slot.generation.load() == entry->second.generation ? std::next(entry) : mappings_.erase(entry);
+    }
+  }
+}
+
+}  // namespace pyparallel::shm

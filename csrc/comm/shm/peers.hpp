@@ -1,0 +1,75 @@
+// The other ranks as processes: are they alive, and where is the memory they share.
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "comm/shm/control.hpp"
+#include "comm/shm/segment.hpp"
+
+namespace pyparallel::shm {
+
+// Watches the processes of all ranks through pidfds: a killed process is seen at once, reaped or not.
+class Liveness {
+ public:
+  Liveness(ControlBlock& control, int rank, int world_size);
+  ~Liveness();
+  Liveness(const Liveness&) = delete;
+  Liveness& operator=(const Liveness&) = delete;
+
+  // Throws PeerLostError if a rank died, or if `awaited` closed its communicator; the message ends with `doing`.
+  void check(int awaited, const std::string& doing);
+
+ private:
+  bool has_exited(int rank);
+
+  ControlBlock& control_;
+  int rank_, world_size_;
+  std::vector<int> pidfds_;  // -1 until the rank has joined and been opened
+};
+
+// The shared allocations of this rank, by address. Outlives the communicator while tensors do.
+class SegmentTable {
+ public:
+  SegmentTable(std::shared_ptr<Segment> control, int rank);
+
+  std::shared_ptr<Segment> allocate(std::uint64_t num_bytes);
+  void release(const Segment& segment);
+  // Fills in segment, generation and offset of the operation for the range, or kPrivate.
+  void locate(const void* address, std::uint64_t num_bytes, Operation& operation);
+
+ private:
+  struct Place {
+    std::uint32_t index;
+    std::uint64_t num_bytes;
+  };
+  RankBlock& block();
+
+  std::shared_ptr<Segment> control_;
+  int rank_;
+  std::mutex mutex_;
+  std::map<const char*, Place> places_;  // by first address, guarded by mutex_
+};
+
+// The peers' shared allocations, mapped when an operation first names them. Used by one thread at a time.
+class PeerMemory {
+ public:
+  PeerMemory(ControlBlock& control, int world_size) : control_(control), freed_(world_size, 0) {}
+  // The address in this process of the buffer that rank `r` described. Requires operation.segment != kPrivate.
+  char* map(int r, const Operation& operation);
+  // Unmaps what peers have given back since the last call.
+  void sweep();
+
+ private:
+  struct Mapping {
+    std::uint32_t generation;
+    std::shared_ptr<Segment> segment;
+  };
+  ControlBlock& control_;
+  std::vector<std::uint32_t> freed_;
+  std::map<std::pair<int, std::uint32_t>, Mapping> mappings_;  // by rank and index
+};
+
+}  // namespace pyparallel::shm

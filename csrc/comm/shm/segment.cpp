@@ -1,0 +1,118 @@
+// memfd segments: creation with a check of the memory at hand, opening through /proc, one mapping per process.
+#include "comm/shm/segment.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "core/error.hpp"
+
+namespace pyparallel::shm {
+namespace {
+
+std::mutex registry_mutex;
+std::map<std::pair<dev_t, ino_t>, std::weak_ptr<Segment>> registry;  // guarded by registry_mutex
+
+std::uint64_t read_number(const std::string& path, std::uint64_t missing) {
+  std::ifstream file(path);
+  std::uint64_t number;
+  return file >> number ? number : missing;  // cgroup files say "max" where there is no limit
+}
+
+std::uint64_t mem_available() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  std::uint64_t kibibytes;
+  while (file >> key >> kibibytes) {
+    if (key == "MemAvailable:") return kibibytes * 1024;
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return std::numeric_limits<std::uint64_t>::max();
+}
+
+[[noreturn]] void out_of_memory(std::uint64_t num_bytes) {
+  const std::uint64_t available = available_memory();
+  throw OutOfMemoryError(num_bytes, available,
+                         "out of shared memory: " + std::to_string(num_bytes) + " bytes needed, " +
+                             std::to_string(available) + " bytes available");
+}
+
+std::string system_error(const std::string& what) { return what + ": " + std::strerror(errno); }
+
+}  // namespace
+
+std::uint64_t available_memory() {
+  constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
+  const std::uint64_t limit = read_number("/sys/fs/cgroup/memory.max", kUnlimited);
+  const std::uint64_t used = read_number("/sys/fs/cgroup/memory.current", 0);
+  const std::uint64_t within_group = limit == kUnlimited ? kUnlimited : limit - std::min(limit, used);
+  return std::min(mem_available(), within_group);
+}
+
+Segment::Segment(int fd, std::uint64_t num_bytes) : fd_(fd), num_bytes_(num_bytes) {
+  void* address = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  if (address == MAP_FAILED) {
+    close(fd);
+    if (errno == ENOMEM) out_of_memory(num_bytes);
+    throw std::runtime_error(system_error("cannot map " + std::to_string(num_bytes) + " bytes of shared memory"));
+  }
+  data_ = static_cast<char*>(address);
+}
+
+Segment::~Segment() {
+  munmap(data_, num_bytes_);
+  close(fd_);
+}
+
+std::shared_ptr<Segment> Segment::adopt(int fd) {
+  struct stat status;
+  if (fstat(fd, &status) != 0) {
+    close(fd);
+    throw std::runtime_error(system_error("cannot read the size of a shared segment"));
+  }
+  std::lock_guard<std::mutex> lock(registry_mutex);
+  std::weak_ptr<Segment>& known = registry[{status.st_dev, status.st_ino}];
+  if (std::shared_ptr<Segment> segment = known.lock()) {
+    close(fd);
+    return segment;
+  }
+  std::shared_ptr<Segment> segment(new Segment(fd, static_cast<std::uint64_t>(status.st_size)));
+  known = segment;
+  for (auto entry = registry.begin(); entry != registry.end();)
+    entry = entry->second.expired() ? registry.erase(entry) : std::next(entry);
+  return segment;
+}
+
+std::shared_ptr<Segment> Segment::create(std::uint64_t num_bytes) {
+  if (num_bytes == 0) throw InvalidArgument("a shared segment needs at least one byte");
+  if (num_bytes > available_memory()) out_of_memory(num_bytes);
+  const int fd = memfd_create("pyparallel", MFD_CLOEXEC);
+  if (fd < 0) throw std::runtime_error(system_error("cannot create shared memory (memfd_create)"));
+  // Pages are taken now, so that a lack of memory is an error here and not a SIGBUS at the first touch.
+  if (ftruncate(fd, static_cast<off_t>(num_bytes)) != 0 || posix_fallocate(fd, 0, static_cast<off_t>(num_bytes)) != 0) {
+    close(fd);
+    out_of_memory(num_bytes);
+  }
+  return adopt(fd);
+}
+
+std::shared_ptr<Segment> Segment::open(int pid, int fd) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
+  const int opened = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (opened < 0)
+    throw std::runtime_error(system_error("cannot open the shared memory of process " + std::to_string(pid) + " at " +
+                                          path + " (another user, another container, or it has ended)"));
+  return adopt(opened);
+}
+
+}  // namespace pyparallel::shm

@@ -1,0 +1,36 @@
+// Memory shared between processes without a name: a memfd that peers open through its owner's /proc entry, so that
+// nothing can stay behind in /dev/shm, whoever dies when.
+#pragma once
+#include <cstdint>
+#include <memory>
+
+namespace pyparallel::shm {
+
+class Segment {
+ public:
+  // New zeroed memory with every page in place. Throws OutOfMemoryError with the bytes asked for and available.
+  static std::shared_ptr<Segment> create(std::uint64_t num_bytes);
+  // The segment that process `pid` holds as file descriptor `fd`. A process that maps a segment twice gets one mapping.
+  static std::shared_ptr<Segment> open(int pid, int fd);
+
+  ~Segment();
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  char* data() const { return data_; }
+  std::uint64_t num_bytes() const { return num_bytes_; }
+  int fd() const { return fd_; }
+
+ private:
+  Segment(int fd, std::uint64_t num_bytes);
+  static std::shared_ptr<Segment> adopt(int fd);
+
+  int fd_;
+  std::uint64_t num_bytes_;
+  char* data_;
+};
+
+// Bytes that could be allocated now: what the kernel reports as available, within the limit of the control group.
+std::uint64_t available_memory();
+
+}  // namespace pyparallel::shm

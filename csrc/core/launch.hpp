@@ -1,0 +1,50 @@
+// The only way to start a kernel: exact argument types, no copy of large arguments, an error that names the operation.
+#pragma once
+#include <memory>
+#include <type_traits>
+
+#include "core/cuda_check.hpp"
+#include "core/gpu_port.hpp"
+
+namespace pyparallel {
+
+// What one launch may carry since CUDA 12.1 on compute capability 7.0 and later.
+inline constexpr std::size_t kMaxArgumentBytes = 32764;
+
+struct Launch {
+  const char* operation;  // named in the error
+  std::int64_t blocks;    // 1 to 2^31 - 1
+  int threads;            // per block, a multiple of 32
+  cudaStream_t stream;
+  std::size_t shared_bytes = 0;
+};
+
+template <class T>
+struct Identity {
+  using type = T;
+};
+
+// Enqueues `kernel` and returns: nothing is synchronised or allocated, so this is safe under stream capture. The types
+// come from the kernel alone; an argument of exactly that type is handed on by address, a 32 KB table is never copied here.
+template <class... Params>
+void launch(const Launch& shape, void (*kernel)(Params...), const typename Identity<Params>::type&... arguments) {
+  static_assert((std::size_t{0} + ... + sizeof(Params)) <= kMaxArgumentBytes, "more kernel arguments than CUDA takes");
+#if defined(__CUDACC__)
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = shape.stream;
+  void* pointers[] = {const_cast<void*>(static_cast<const void*>(std::addressof(arguments)))...};
+  check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers), shape.operation);
+#endif
+}
+
+// Threads of a block for a kernel that prefers `preferred`. Kernels read blockDim and never assume it.
+inline int block_threads(int preferred) {
+#if defined(__CUDACC__)
+  return preferred;
+#endif
+}
+
+}  // namespace pyparallel

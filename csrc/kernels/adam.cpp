@@ -1,0 +1,118 @@
+// Adam and AdamW on the CPU: the loop around adam_update per instruction set, then the list of tensors around the loop.
+#include "kernels/adam.hpp"
+
+#include "core/blocks.hpp"
+#include "core/isa.hpp"
+#if PP_LISTS
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "core/ranges.hpp"
+#include "core/thread_pool.hpp"
+#endif
+
+namespace pyparallel {
+namespace PP_ISA {
+namespace {
+
+template <bool kAmsgrad>
+void update_block(const AdamScalars& s, const float* __restrict grad, float* __restrict param,
+                  float* __restrict exp_avg, float* __restrict exp_avg_sq, float* __restrict max_exp_avg_sq,
+                  std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    float unused = 0.0f;
+    adam_update<kAmsgrad>(s, grad[i], param[i], exp_avg[i], exp_avg_sq[i], kAmsgrad ? max_exp_avg_sq[i] : unused);
+  }
+}
+
+// Reads and writes each array once: a block of gradients (and of parameters without a master) is widened into L1.
+template <typename Param, typename Grad, bool kMaster, bool kAmsgrad>
+void update_range(const AdamTensor& t, std::int64_t begin, std::int64_t end, const AdamScalars& s) {
+  alignas(64) float grad_buffer[kBlock], param_buffer[kBlock];
+  for (; begin < end; begin += kBlock) {
+    const std::int64_t count = end - begin < kBlock ? end - begin : kBlock;
+    Param* const stored = static_cast<Param*>(t.param) + begin;
+    const float* const grad = as_floats(static_cast<const Grad*>(t.grad) + begin, grad_buffer, count);
+    float* const param = kMaster ? t.master + begin : const_cast<float*>(as_floats(stored, param_buffer, count));
+    update_block<kAmsgrad>(s, grad, param, t.exp_avg + begin, t.exp_avg_sq + begin,
+                           kAmsgrad ? t.max_exp_avg_sq + begin : nullptr, count);
+    if constexpr (sizeof(Param) == 2) narrow(param, stored, static_cast<std::size_t>(count));
+  }
+}
+
+template <typename Param, typename Grad>
+void update_typed(const AdamTensor& t, std::int64_t begin, std::int64_t end, const AdamScalars& s) {
+  const bool master = sizeof(Param) == 2 && t.master != nullptr;
+  if (t.max_exp_avg_sq == nullptr)
+    master ? update_range<Param, Grad, true, false>(t, begin, end, s)
+           : update_range<Param, Grad, false, false>(t, begin, end, s);
+  else
+    master ? update_range<Param, Grad, true, true>(t, begin, end, s)
+           : update_range<Param, Grad, false, true>(t, begin, end, s);
+}
+
+}  // namespace
+
+void adam_range(const AdamTensor& t, std::int64_t begin, std::int64_t end, DType param_dtype, DType grad_dtype,
+                const AdamScalars& s) {
+  const bool wide_grad = grad_dtype == DType::kFloat32;
+  switch (param_dtype) {
+    case DType::kBFloat16:
+      return wide_grad ? update_typed<BFloat16, float>(t, begin, end, s)
+                       : update_typed<BFloat16, BFloat16>(t, begin, end, s);
+    case DType::kFloat16:
+      return wide_grad ? update_typed<Float16, float>(t, begin, end, s)
+                       : update_typed<Float16, Float16>(t, begin, end, s);
+    default:
+      return update_typed<float, float>(t, begin, end, s);
+  }
+}
+
+}  // namespace PP_ISA
+}  // namespace pyparallel
+
+#if PP_LISTS
+namespace pyparallel {
+
+PP_DECLARE_PER_ISA(void adam_range(const AdamTensor&, std::int64_t begin, std::int64_t end, DType param_dtype,
+                                   DType grad_dtype, const AdamScalars&))
+
+namespace {
+
+void check_adam(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype) {
+  const bool known = param_dtype == DType::kFloat32 || param_dtype == DType::kBFloat16 || param_dtype == DType::kFloat16;
+  if (!known || (grad_dtype != param_dtype && grad_dtype != DType::kFloat32))
+    throw InvalidArgument(std::string("adam: no kernel for ") + name(param_dtype) + " parameters with " +
+                          name(grad_dtype) + " gradients");
+  for (std::int64_t i = 0; i < count; ++i) {
+    const AdamTensor& t = tensors[i];
+    if (t.numel < 0) throw InvalidArgument("adam: tensor " + std::to_string(i) + " has a negative size");
+    if (t.step == nullptr) throw InvalidArgument("adam: tensor " + std::to_string(i) + " has no step");
+    if (t.numel > 0 && (!t.param || !t.grad || !t.exp_avg || !t.exp_avg_sq))
+      throw InvalidArgument("adam: tensor " + std::to_string(i) + " has a null pointer (a meta, fake or DTensor?)");
+  }
+}
+
+}  // namespace
+
+void adam_cpu(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype,
+              const AdamHyper& hyper, int threads) {
+  check_adam(tensors, count, param_dtype, grad_dtype);
+  if (hyper.found_inf != nullptr && *hyper.found_inf != 0.0f) return;
+  std::vector<AdamScalars> scalars(static_cast<std::size_t>(count));
+  float previous_step = 0.0f;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float step = *tensors[i].step += 1.0f;
+    scalars[i] = i > 0 && step == previous_step ? scalars[i - 1] : adam_scalars(hyper, step);
+    previous_step = step;
+  }
+  const RangeTasks ranges(tensors, count);
+  parallel_for(ranges.tasks(), threads, [&](std::int64_t task) {
+    for (const Range* r = ranges.begin(task); r != ranges.end(task); ++r)
+      PP_CALL_PER_ISA(adam_range, tensors[r->index], r->begin, r->end, param_dtype, grad_dtype, scalars[r->index]);
+  });
+}
+
+}  // namespace pyparallel
+#endif  // PP_LISTS

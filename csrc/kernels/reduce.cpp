@@ -1,0 +1,101 @@
+// Sum of squares and non-finite flag on the CPU: the loop per instruction set, then the list of tensors around the loop.
+#include "kernels/reduce.hpp"
+
+#include "core/blocks.hpp"
+#include "core/isa.hpp"
+#if PP_LISTS
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "core/ranges.hpp"
+#include "core/thread_pool.hpp"
+#endif
+
+namespace pyparallel {
+namespace PP_ISA {
+namespace {
+
+// Lanes are summed apart and added in a fixed order at the end, in every variant alike, so all variants agree bit for bit.
+inline constexpr int kLanes = 16;
+
+inline __attribute__((always_inline)) void add_lanes(const float* x, int lanes, double* sums, double* differences) {
+  for (int lane = 0; lane < lanes; ++lane) {
+    const double value = x[lane];
+    sums[lane] += value * value;
+    differences[lane] += value - value;
+  }
+}
+
+// x - x is 0 for every finite x and NaN for inf and NaN: one subtraction per element finds them all, whatever x * x does.
+template <typename T>
+void add_squares(const T* source, std::int64_t count, double* result) {
+  alignas(64) float buffer[kBlock];
+  double sums[kLanes] = {};
+  double differences[kLanes] = {};
+  for (std::int64_t begin = 0; begin < count; begin += kBlock) {
+    const std::int64_t n = count - begin < kBlock ? count - begin : kBlock;
+    const float* const x = as_floats(source + begin, buffer, n);
+    for (std::int64_t i = 0; i < n; i += kLanes) {
+      const int lanes = n - i < kLanes ? static_cast<int>(n - i) : kLanes;
+      if (lanes == kLanes)
+        add_lanes(x + i, kLanes, sums, differences);
+      else
+        add_lanes(x + i, lanes, sums, differences);
+    }
+  }
+  for (int lane = 0; lane < kLanes; ++lane) {
+    result[0] += sums[lane];
+    result[1] += differences[lane];
+  }
+}
+
+void add_squares(const double* x, std::int64_t count, double* result) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    result[0] += x[i] * x[i];
+    result[1] += x[i] - x[i];
+  }
+}
+
+}  // namespace
+
+// Adds the squares to result[0] and zero, or NaN if an element is not finite, to result[1].
+void squares_range(const void* source, DType dtype, std::int64_t begin, std::int64_t end, double* result) {
+  with_float_type(dtype, [&](auto* type) {
+    using Pointer = decltype(type);
+    add_squares(static_cast<Pointer>(const_cast<void*>(source)) + begin, end - begin, result);
+  });
+}
+
+}  // namespace PP_ISA
+}  // namespace pyparallel
+
+#if PP_LISTS
+namespace pyparallel {
+
+PP_DECLARE_PER_ISA(void squares_range(const void* source, DType dtype, std::int64_t begin, std::int64_t end,
+                                      double* result))
+
+void sum_of_squares_cpu(const ReduceItem* items, std::int64_t count, DType dtype, double* result, int threads) {
+  if (dtype != DType::kFloat32 && dtype != DType::kFloat64 && dtype != DType::kBFloat16 && dtype != DType::kFloat16)
+    throw InvalidArgument(std::string("sum_of_squares: no kernel for ") + name(dtype));
+  for (std::int64_t i = 0; i < count; ++i)
+    if (items[i].numel < 0 || (items[i].numel > 0 && items[i].tensor == nullptr))
+      throw InvalidArgument("sum_of_squares: tensor " + std::to_string(i) + " has a negative size or a null pointer");
+  const RangeTasks ranges(items, count);
+  std::vector<double> partial(static_cast<std::size_t>(2 * ranges.tasks()), 0.0);
+  parallel_for(ranges.tasks(), threads, [&](std::int64_t task) {
+    for (const Range* r = ranges.begin(task); r != ranges.end(task); ++r)
+      PP_CALL_PER_ISA(squares_range, items[r->index].tensor, dtype, r->begin, r->end, &partial[2 * task]);
+  });
+  result[0] = 0.0;
+  double difference = 0.0;
+  for (std::int64_t task = 0; task < ranges.tasks(); ++task) {
+    result[0] += partial[2 * task];
+    difference += partial[2 * task + 1];
+  }
+  result[1] = difference == 0.0 ? 0.0 : 1.0;
+}
+
+}  // namespace pyparallel
+#endif  // PP_LISTS

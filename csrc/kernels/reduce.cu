@@ -1,0 +1,181 @@
+// Sum of squares and non-finite flag on CUDA: one partial per chunk, then one block adds the partials in a fixed order.
+//
+// Precision. A thread adds the squares of one run (16 bytes of elements) in float and the runs in double: double work is
+// paid once per run, float rounding touches at most eight terms. A float sum that may have lost something, because it
+// overflowed, came near underflow or met inf or NaN, is thrown away and the run, still in registers, is summed in double.
+// There the square of a finite 16- or 32-bit float is finite, so a run that is still not finite holds such an element.
+//
+// Order. Runs are counted from the start of a tensor and chunks depend on sizes alone, so neither the device nor an
+// address changes a bit of the result. A misaligned tensor reads the same runs element by element.
+#include "kernels/reduce.hpp"
+
+#include <cfloat>
+#include <string>
+
+#include "core/chunk_table.hpp"
+#include "core/device_guard.hpp"
+#include "core/error.hpp"
+#include "core/gpu_math.cuh"
+
+namespace pyparallel {
+namespace {
+
+inline constexpr int kThreads = 256;
+inline constexpr int kFinalThreads = 512;
+
+// Of one chunk, in the workspace.
+struct Partial {
+  double sum;
+  double not_finite;  // 0 or 1
+};
+
+// ---- kernels ----
+
+template <class T>
+inline constexpr int kRun = kAccessBytes / static_cast<int>(sizeof(T));
+
+// Below this a float sum of squares may have lost bits to underflow: eight roundings at 2^-150 are under 2^-46 of it.
+inline constexpr float kSmallestExact = 0x1p-100f;
+
+template <class T>
+__device__ __forceinline__ double sum_run(const Lanes<T, kRun<T>>& run, bool& not_finite) {
+  if constexpr (!std::is_same_v<T, double>) {
+    float fast = 0.0f;
+#pragma unroll
+    for (int k = 0; k < kRun<T>; ++k) {
+      const float value = widen_to<float>(run.at[k]);
+      fast = fused_multiply_add(value, value, fast);
+    }
+    if (fast >= kSmallestExact && fast <= FLT_MAX) return fast;
+  }
+  double sum = 0.0;
+#pragma unroll
+  for (int k = 0; k < kRun<T>; ++k) {
+    const double value = widen_to<double>(run.at[k]);
+    sum += value * value;
+    not_finite |= !isfinite(value);
+  }
+  return sum;
+}
+
+// Elements [first, first + kRun) of the tensor, zero from `end` on.
+template <class T>
+__device__ __forceinline__ Lanes<T, kRun<T>> load_run(const T* tensor, std::int64_t first, std::int64_t end,
+                                                      bool wide) {
+  if (wide && first + kRun<T> <= end) return load_lanes<kRun<T>>(tensor + first);
+  Lanes<T, kRun<T>> run;
+#pragma unroll
+  for (int k = 0; k < kRun<T>; ++k) run.at[k] = first + k < end ? tensor[first + k] : narrow_to<T>(0.0f);
+  return run;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    partial_sums_kernel(const __grid_constant__ ChunkTable<ReduceItem> table, Partial* partials) {
+  constexpr int kBatch = 4;  // runs a thread asks for before it waits
+  const ChunkIndex index = find_chunk(table, blockIdx.x);
+  const T* const tensor = static_cast<const T*>(table.items[index.item].tensor);
+  const std::int64_t begin = index.number * table.chunk;
+  const std::int64_t numel = table.items[index.item].numel;
+  const std::int64_t end = begin + table.chunk < numel ? begin + table.chunk : numel;
+  const std::int64_t stride = static_cast<std::int64_t>(blockDim.x) * kRun<T>;
+  const bool wide = is_wide(tensor);
+  double sum = 0.0;
+  bool not_finite = false;
+  std::int64_t first = begin + threadIdx.x * kRun<T>;
+  for (; wide && first + (kBatch - 1) * stride + kRun<T> <= end; first += kBatch * stride) {
+    Lanes<T, kRun<T>> runs[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) runs[b] = load_lanes<kRun<T>>(tensor + first + b * stride);
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) sum += sum_run<T>(runs[b], not_finite);
+  }
+  for (; first < end; first += stride) sum += sum_run<T>(load_run(tensor, first, end, wide), not_finite);
+  sum = block_sum(sum);
+  const bool any_not_finite = __syncthreads_or(not_finite);
+  if (threadIdx.x == 0) partials[blockIdx.x] = {sum, any_not_finite ? 1.0 : 0.0};
+}
+
+// One block. Thread t adds partials t, t + blockDim, ... in that order.
+__global__ void __launch_bounds__(kFinalThreads)
+    final_sum_kernel(const Partial* partials, std::int64_t count, double* result) {
+  double sum = 0.0;
+  bool not_finite = false;
+#pragma unroll 4
+  for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) {
+    const Partial partial = partials[i];
+    sum += partial.sum;
+    not_finite |= partial.not_finite != 0.0;
+  }
+  sum = block_sum(sum);
+  const bool any_not_finite = __syncthreads_or(not_finite);
+  if (threadIdx.x == 0) {
+    result[0] = sum;
+    result[1] = any_not_finite ? 1.0 : 0.0;
+  }
+}
+
+// ---- launchers ----
+
+// Depends on the sizes alone, never on the device. About 8 Ki partials at most: few enough for one block.
+std::int64_t reduce_chunk(const ReduceItem* items, std::int64_t count) {
+  return chunk_for_blocks(total_numel(items, count), 8192);
+}
+
+std::int64_t count_partials(const ReduceItem* items, std::int64_t count) {
+  const std::int64_t chunk = reduce_chunk(items, count);
+  std::int64_t partials = 0;
+  for (std::int64_t i = 0; i < count; ++i) partials += chunk_count(items[i].numel, chunk);
+  return partials;
+}
+
+using PartialKernel = void (*)(const ChunkTable<ReduceItem>, Partial*);
+
+PartialKernel kernel_for(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return partial_sums_kernel<float>;
+    case DType::kFloat64:
+      return partial_sums_kernel<double>;
+    case DType::kBFloat16:
+      return partial_sums_kernel<__nv_bfloat16>;
+    case DType::kFloat16:
+      return partial_sums_kernel<__half>;
+    default:
+      throw InvalidArgument(std::string("sum_of_squares: no kernel for ") + name(dtype));
+  }
+}
+
+void check(const ReduceItem* items, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i)
+    if (items[i].numel < 0 || (items[i].numel > 0 && items[i].tensor == nullptr))
+      throw InvalidArgument("sum_of_squares: tensor " + std::to_string(i) + " has a negative size or a null pointer");
+}
+
+}  // namespace
+
+std::int64_t sum_of_squares_workspace(const ReduceItem* items, std::int64_t count) {
+  check(items, count);
+  return count_partials(items, count) * static_cast<std::int64_t>(sizeof(Partial));
+}
+
+void sum_of_squares_cuda(const ReduceItem* items, std::int64_t count, DType dtype, double* result, void* workspace,
+                         int device, void* stream_handle) {
+  const PartialKernel kernel = kernel_for(dtype);
+  check(items, count);
+  const DeviceGuard guard(device);
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
+  Partial* const partials = static_cast<Partial*>(workspace);
+  std::int64_t done = 0;
+  for_each_table<ReduceItem>(
+      items, count, reduce_chunk(items, count), [](const ReduceItem& item) { return item; },
+      [&](const ChunkTable<ReduceItem>& table, std::int64_t blocks) {
+        launch({"sum_of_squares: partial sums", blocks, block_threads(kThreads), stream}, kernel, table,
+               partials + done);
+        done += blocks;
+      });
+  launch({"sum_of_squares: final sum", 1, block_threads(kFinalThreads), stream}, final_sum_kernel, partials, done,
+         result);
+}
+
+}  // namespace pyparallel

@@ -1,0 +1,97 @@
+"""How ranks find each other: one exchange of records, then a shared control segment."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from pyparallel._native import core
+from pyparallel.comm.shm import ShmCommunicator
+from pyparallel.errors import CollectiveTimeoutError
+
+Record = dict[str, Any]
+Exchange = Callable[[Record], Iterator[Record]]
+"""Publishes this rank's record and yields all ranks' records in rank order."""
+
+
+def exchange_over_store(
+    store: dist.Store, *, rank: int, world_size: int, timeout_seconds: float
+) -> Exchange:
+    """Records travel through a torch store; a rank that does not come is named."""
+
+    def exchange(record: Record) -> Iterator[Record]:
+        store.set(f"rank{rank}", json.dumps(record))
+        for other in range(world_size):
+            key = f"rank{other}"
+            try:
+                store.wait([key], timedelta(seconds=timeout_seconds))
+            except RuntimeError as error:
+                raise CollectiveTimeoutError(
+                    f"rank {rank} waited {timeout_seconds:g} s in init() for rank {other}, "
+                    f"which did not come ({str(error).splitlines()[0]})"
+                ) from None
+            yield json.loads(store.get(key))
+
+    return exchange
+
+
+def exchange_over_group(group: dist.ProcessGroup) -> Exchange:
+    """Records travel through a torch ProcessGroup of any backend."""
+
+    def exchange(record: Record) -> Iterator[Record]:
+        records: list[Any] = [None] * group.size()
+        dist.all_gather_object(records, record, group=group)
+        yield from records
+
+    return exchange
+
+
+def host_identity() -> str:
+    """Equal for two processes exactly if they can see each other's /proc entries."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{socket.gethostname()}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def meet(
+    exchange: Exchange, *, rank: int, world_size: int, timeout_seconds: float
+) -> tuple[ShmCommunicator | None, list[Record]]:
+    """Joins the other ranks in shared memory if all are on this host.
+
+    Args:
+        exchange: the way the ranks' records travel.
+        rank: of this process.
+        world_size: number of ranks.
+        timeout_seconds: deadline of this call and of every later collective.
+
+    Returns:
+        The communicator, or None if the ranks are on several hosts; and the ranks' records.
+
+    Raises:
+        ValueError: ranks that were started with different world sizes.
+        OutOfMemoryError: no room for the control segment.
+    """
+    control = core.ShmCommunicator.create_control(world_size) if rank == 0 else None
+    record: Record = {"world_size": world_size, "host": host_identity(), "process": os.getpid()}
+    record["control"] = control.fd if control else -1
+    records: list[Record] = []
+    for other in exchange(record):
+        if other["world_size"] != world_size:
+            raise ValueError(
+                f"rank {rank} was started with a world size of {world_size}, "
+                f"rank {len(records)} with {other['world_size']}"
+            )
+        records.append(other)
+    if len({other["host"] for other in records}) > 1:
+        return None, records
+    if control is None:
+        control = core.Segment.open(records[0]["process"], records[0]["control"])
+    native = core.ShmCommunicator(control, rank, world_size, timeout_seconds)
+    native.join()
+    return ShmCommunicator(native, rank=rank, world_size=world_size), records

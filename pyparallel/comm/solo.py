@@ -1,0 +1,69 @@
+"""SoloCommunicator: the world of one rank, on any device, so that no caller needs a special case."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyparallel.comm.communicator import Reduction
+
+
+class DoneWork:
+    """A collective that was completed when it was called."""
+
+    def wait(self) -> None:
+        """Returns at once."""
+
+    def is_completed(self) -> bool:
+        """True."""
+        return True
+
+    def exception(self) -> BaseException | None:
+        """None."""
+        return None
+
+
+class SoloCommunicator:
+    """Collectives of a single rank: copies, or nothing at all."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, device: torch.device) -> None:
+        """Allocates on `device` in :meth:`empty`."""
+        self.device = device
+
+    def all_reduce(
+        self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True
+    ) -> DoneWork:
+        """See Communicator.all_reduce."""
+        return DoneWork()
+
+    def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> DoneWork:
+        """See Communicator.broadcast."""
+        if root != 0:
+            raise ValueError(f"broadcast: root {root} is not in a world of 1")
+        return DoneWork()
+
+    def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> DoneWork:
+        """See Communicator.all_gather."""
+        output.view(-1).copy_(input.reshape(-1))
+        return DoneWork()
+
+    def reduce_scatter(
+        self, output: Tensor, input: Tensor, op: Reduction = "sum", *, background: bool = True
+    ) -> DoneWork:
+        """See Communicator.reduce_scatter."""
+        output.view(-1).copy_(input.reshape(-1))
+        return DoneWork()
+
+    def barrier(self) -> DoneWork:
+        """See Communicator.barrier."""
+        return DoneWork()
+
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """See Communicator.empty."""
+        return torch.zeros(*shape, dtype=dtype, device=self.device)
+
+    def close(self) -> None:
+        """See Communicator.close."""

@@ -1,0 +1,197 @@
+"""init(): which rank this process is, on which device, and how it talks to the others."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
+from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
+from pyparallel.monitor import SPANS, SpanRing
+
+DEFAULT_TIMEOUT_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Context:
+    """This process's place in the job.
+
+    Attributes:
+        rank: 0 to world_size - 1.
+        world_size: number of processes.
+        local_rank: rank on this host.
+        device: where this rank computes.
+        communicator: collectives between all ranks, for tensors on `device`.
+        spans: where the time goes (see pyparallel.monitor).
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+    communicator: Communicator
+    spans: SpanRing = field(default=SPANS, repr=False)
+
+    def close(self) -> None:
+        """Leaves the job in good order. Called at exit; calling it twice is harmless."""
+        global _default
+        self.communicator.close()
+        if _default is self:
+            _default = None
+
+
+_default: Context | None = None
+
+
+def init(
+    *, device: torch.device | str | None = None, timeout_seconds: float | None = None
+) -> Context:
+    """Joins the job that torchrun (or ``python -m pyparallel run``) started; returns the context.
+
+    Reads RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torch.distributed does; a
+    process without them is a world of one. In a job whose default process group exists already,
+    that group is joined. Synchronises all ranks. A second call returns the same context.
+
+    Args:
+        device: default: CUDA device `local_rank` if there is one, else the CPU.
+        timeout_seconds: deadline of every wait for another rank; default PYPARALLEL_TIMEOUT or 600.
+
+    Raises:
+        ValueError: an incomplete environment, or ranks with different world sizes.
+        CollectiveTimeoutError: a rank did not come.
+    """
+    global _default
+    if _default is None:
+        if dist.is_available() and dist.is_initialized():
+            _default = _join_group(dist.group.WORLD, device, timeout_seconds)
+        else:
+            _default = _join_environment(device, timeout_seconds)
+        atexit.register(_default.close)
+    return _default
+
+
+_group_contexts: dict[dist.ProcessGroup, Context] = {}
+
+
+def context_of(group: dist.ProcessGroup | None) -> Context:
+    """The context of a process group, or the default one: init()'s, or that of the torch job.
+
+    The first call for a group is collective over its ranks.
+    """
+    if group is None:
+        return init()
+    if group not in _group_contexts:
+        context = _join_group(group, None, None)
+        atexit.register(context.close)
+        _group_contexts[group] = context
+    return _group_contexts[group]
+
+
+def _timeout(timeout_seconds: float | None) -> float:
+    if timeout_seconds is None:
+        timeout_seconds = float(os.environ.get("PYPARALLEL_TIMEOUT", DEFAULT_TIMEOUT_SECONDS))
+    if not timeout_seconds > 0:
+        raise ValueError(f"the timeout must be positive, it is {timeout_seconds}")
+    return timeout_seconds
+
+
+def _device(device: torch.device | str | None, local_rank: int) -> torch.device:
+    if device is not None:
+        chosen = torch.device(device)
+    elif torch.cuda.is_available():
+        chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
+    else:
+        chosen = torch.device("cpu")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _integer(name: str) -> int:
+    value = os.environ.get(name)
+    if value is None:
+        raise ValueError(
+            f"the environment variable {name} is missing; start the script with "
+            "`python -m pyparallel run` or torchrun"
+        )
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"the environment variable {name} is {value!r}, not a number") from None
+
+
+def _join_environment(device: torch.device | str | None, timeout_seconds: float | None) -> Context:
+    timeout = _timeout(timeout_seconds)
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        chosen = _device(device, 0)
+        return Context(0, 1, 0, chosen, SoloCommunicator(chosen))
+    rank, world_size = _integer("RANK"), _integer("WORLD_SIZE")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"RANK is {rank}, which is not in a world of WORLD_SIZE {world_size}")
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    chosen = _device(device, local_rank)
+    if world_size == 1:
+        return Context(0, 1, local_rank, chosen, SoloCommunicator(chosen))
+    if chosen.type == "cuda":
+        dist.init_process_group("nccl", device_id=chosen)
+        return Context(rank, world_size, local_rank, chosen, _over_group(dist.group.WORLD, chosen))
+    store, _, _ = next(iter(dist.rendezvous("env://")))
+    exchange = exchange_over_store(
+        dist.PrefixStore("pyparallel", store),
+        rank=rank,
+        world_size=world_size,
+        timeout_seconds=timeout,
+    )
+    communicator = _over_shared_memory(exchange, rank, world_size, timeout)
+    if communicator is None:
+        dist.init_process_group("gloo")
+        communicator = _over_group(dist.group.WORLD, chosen)
+    return Context(rank, world_size, local_rank, chosen, communicator)
+
+
+def _join_group(
+    group: dist.ProcessGroup | None,
+    device: torch.device | str | None,
+    timeout_seconds: float | None,
+) -> Context:
+    assert group is not None
+    rank, world_size = group.rank(), group.size()
+    local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
+    if device is None and dist.get_backend(group) == "gloo":
+        device = "cpu"
+    chosen = _device(device, local_rank)
+    communicator: Communicator | None = None
+    if world_size == 1:
+        communicator = SoloCommunicator(chosen)
+    elif chosen.type == "cpu":
+        exchange = exchange_over_group(group)
+        communicator = _over_shared_memory(exchange, rank, world_size, _timeout(timeout_seconds))
+    if communicator is None:
+        communicator = _over_group(group, chosen)
+    return Context(rank, world_size, local_rank, chosen, communicator)
+
+
+def _over_group(group: dist.ProcessGroup | None, device: torch.device) -> GroupCommunicator:
+    assert group is not None
+    return GroupCommunicator(group, device)
+
+
+def _over_shared_memory(
+    exchange: Exchange, rank: int, world_size: int, timeout: float
+) -> Communicator | None:
+    communicator, records = meet(
+        exchange, rank=rank, world_size=world_size, timeout_seconds=timeout
+    )
+    if communicator is None and rank == 0:
+        hosts = sorted({record["host"].split("/")[0] for record in records})
+        warnings.warn(
+            f"the ranks are on several hosts ({', '.join(hosts)}): shared memory cannot join them, "
+            "collectives go through torch.distributed",
+            stacklevel=4,
+        )
+    return communicator

@@ -1,0 +1,191 @@
+"""The life of the gradient buckets: filled by backward, packed once, reduced in order, seen again as .grad.
+
+    hook of a parameter -> its bucket counts it -> a full bucket is packed -> all_reduce(mean) in bucket order
+    end of backward     -> what is missing is completed -> all works are waited for -> .grad are views
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyparallel import _tensors
+from pyparallel.comm import Communicator, Work
+from pyparallel.flat import FlatLayout
+from pyparallel.monitor import SPANS
+
+
+class LiveBucket:
+    """One bucket and what has arrived in it during this backward.
+
+    Attributes:
+        flat: its slice of the gradient plane; reduced as a whole.
+        members: indices of its parameters, in layout order.
+        views: their places in the plane.
+        offsets: their first elements in `flat`.
+        arrived: members whose gradient is complete.
+    """
+
+    def __init__(self, flat: Tensor, members: Sequence[int], views: list[Tensor], begin: int) -> None:
+        self.flat = flat
+        self.members = tuple(members)
+        self.views = views
+        self.offsets = [view.storage_offset() - begin for view in views]
+        self.arrived: set[int] = set()
+
+
+class GradientBuckets:
+    """Averages the gradients of all ranks, bucket by bucket, in the order in which backward fills them.
+
+    Afterwards every ``.grad`` is a view of its bucket: there is no second copy, and a backward that
+    accumulates writes straight into the bucket.
+    """
+
+    def __init__(
+        self,
+        params: dict[str, Tensor],
+        communicator: Communicator,
+        *,
+        bucket_bytes: int,
+        first_bucket_bytes: int,
+        background: bool,
+    ) -> None:
+        """Allocates the gradient planes from the communicator.
+
+        Args:
+            params: all that need gradients, by name, in the order of their use; on one device.
+            communicator: between the ranks.
+            bucket_bytes: cap of a bucket.
+            first_bucket_bytes: cap of the first.
+            background: reduce while backward goes on; otherwise when backward has ended.
+        """
+        self._communicator = communicator
+        self._background = background
+        self._names = list(params)
+        self._params = list(params.values())
+        self._buckets: list[LiveBucket] = []
+        for dtype in dict.fromkeys(param.dtype for param in self._params):
+            indices = [i for i, param in enumerate(self._params) if param.dtype == dtype]
+            layout = FlatLayout(
+                [self._params[i] for i in indices],
+                bucket_bytes=bucket_bytes,
+                first_bucket_bytes=first_bucket_bytes,
+            )
+            plane = layout.plane(lambda numel, dtype=dtype: communicator.empty(numel, dtype=dtype))  # type: ignore[misc]
+            for bucket in layout.buckets:
+                views = [layout.view(plane, member) for member in bucket.members]
+                members = [indices[member] for member in bucket.members]
+                flat = plane[bucket.begin : bucket.end]
+                self._buckets.append(LiveBucket(flat, members, views, flat.storage_offset()))
+        # A bucket is full when its earliest parameter arrives, and backward goes from the last to the first.
+        self._buckets.sort(key=lambda bucket: -min(bucket.members))
+        self._bucket_of = {index: b for b in self._buckets for index in b.members}
+        self._works: list[Work] = []
+
+    def arrive(self, index: int) -> None:
+        """A parameter's gradient is complete for this backward.
+
+        Raises:
+            RuntimeError: it had arrived already.
+        """
+        bucket = self._bucket_of[index]
+        if index in bucket.arrived:
+            raise RuntimeError(
+                f"parameter {self._names[index]!r} received a gradient twice in one backward, which "
+                "reentrant checkpointing does; use torch.utils.checkpoint with use_reentrant=False"
+            )
+        bucket.arrived.add(index)
+        self._reduce_full_buckets()
+
+    def finish(self, *, find_unused: bool) -> None:
+        """Backward has ended: completes, reduces and waits, then looks after missing gradients.
+
+        Args:
+            find_unused: a parameter without gradient counts as zeros; it keeps ``None`` if that is
+                so on all ranks. Otherwise it is an error, raised after the reduction.
+
+        Raises:
+            RuntimeError: naming the parameters that received no gradient on this rank.
+        """
+        missing = [
+            index
+            for bucket in self._buckets
+            for index in bucket.members
+            if index not in bucket.arrived and self._params[index].grad is None
+        ]
+        for bucket in self._buckets:
+            bucket.arrived.update(bucket.members)
+        self._reduce_full_buckets()
+        for work in self._works:
+            self._wait(work)
+        self._works.clear()
+        for bucket in self._buckets:
+            bucket.arrived.clear()
+        if find_unused:
+            self._forget_unused(missing)
+        elif missing:
+            names = ", ".join(repr(self._names[index]) for index in missing)
+            for index in missing:
+                self._params[index].grad = None
+            raise RuntimeError(
+                f"no gradient reached {names} in this backward on rank {self._communicator.rank}; "
+                "pass find_unused_parameters=True if that is meant, or freeze them with "
+                "requires_grad_(False)"
+            )
+
+    def _reduce_full_buckets(self) -> None:
+        while len(self._works) < len(self._buckets):
+            bucket = self._buckets[len(self._works)]
+            if len(bucket.arrived) < len(bucket.members):
+                return
+            start = time.monotonic_ns()
+            self._pack(bucket)
+            SPANS.record("pack", start, time.monotonic_ns())
+            self._works.append(
+                self._communicator.all_reduce(bucket.flat, "mean", background=self._background)
+            )
+
+    def _pack(self, bucket: LiveBucket) -> None:
+        sources, offsets = [], []
+        for index, view, offset in zip(bucket.members, bucket.views, bucket.offsets, strict=True):
+            param = self._params[index]
+            grad = param.grad
+            if grad is view:
+                continue
+            if grad is None:
+                view.zero_()
+            elif grad.layout is not torch.strided:
+                raise RuntimeError(
+                    f"the gradient of {self._names[index]!r} is {grad.layout}; DataParallel "
+                    "reduces dense gradients only"
+                )
+            elif grad.stride() == view.stride():
+                sources.append(grad)
+                offsets.append(offset)
+            else:
+                view.copy_(grad)
+            param.grad = view
+        if sources:
+            _tensors.pack(sources, bucket.flat, offsets)
+
+    def _wait(self, work: Work) -> None:
+        start = time.monotonic_ns()
+        work.wait()
+        end = time.monotonic_ns()
+        native = getattr(work, "native", None)
+        waited = 0
+        if native is not None:
+            start, end, waited = native.started_ns, native.ended_ns, native.waited_ns
+        SPANS.record("wait", end - waited, end)
+        SPANS.record("reduce", start, end - waited)
+
+    def _forget_unused(self, missing: list[int]) -> None:
+        """A parameter without gradient on all ranks gets ``None``, not zeros."""
+        used = torch.ones(len(self._params), dtype=torch.int32, device=self._params[0].device)
+        used[missing] = 0
+        self._communicator.all_reduce(used, "max").wait()
+        for index in (used == 0).nonzero().flatten().tolist():
+            self._params[index].grad = None

@@ -1,0 +1,173 @@
+"""DataParallel: a one-line replacement of torch's DistributedDataParallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pyparallel._tensors import check_memory
+from pyparallel.context import context_of
+from pyparallel.data_parallel.buckets import GradientBuckets
+from pyparallel.data_parallel.verify import broadcast_tensors, signature, verify_signatures
+from pyparallel.flat import FIRST_BUCKET_BYTES
+
+_MIB = 1 << 20
+
+
+class DataParallel(nn.Module):
+    """Runs a module on every rank's own data and averages the gradients while backward goes on.
+
+    Every rank starts from rank 0's parameters and buffers. After backward each ``.grad`` is the mean
+    over all ranks and a view of a bucket in memory that the communicator reduces without a copy.
+    ``state_dict()`` has the wrapped module's own keys; ``load_state_dict()`` takes them with or
+    without a ``module.`` prefix.
+
+    Attributes:
+        module: the wrapped module.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: list[int | torch.device] | None = None,
+        output_device: int | torch.device | None = None,
+        *,
+        broadcast_buffers: bool = True,
+        process_group: dist.ProcessGroup | None = None,
+        bucket_cap_mb: float = 25,
+        find_unused_parameters: bool = False,
+        gradient_as_bucket_view: bool = True,
+        static_graph: bool = False,
+        overlap: bool | Literal["auto"] = "auto",
+    ) -> None:
+        """Wraps a module whose parameters are on one device. Synchronises all ranks.
+
+        Args:
+            module: the model; parameters must be the same on all ranks by name, shape and dtype.
+            device_ids: as in DistributedDataParallel: None, or the one device of the module.
+            output_device: likewise.
+            broadcast_buffers: give every rank rank 0's buffers at each forward.
+            process_group: of an initialised torch.distributed job; default: all ranks of init() or
+                of that job.
+            bucket_cap_mb: size of a bucket in MiB; the first has at most 1 MiB.
+            find_unused_parameters: accept parameters that get no gradient in a backward.
+            gradient_as_bucket_view: accepted; gradients always are views of their bucket.
+            static_graph: accepted; nothing needs to be known beforehand.
+            overlap: reduce while backward goes on (True), when it has ended (False), or as the
+                free cores suggest ("auto").
+
+        Raises:
+            ValueError: parameters that differ between ranks (names the first and both sides), or on
+                several devices.
+            TypeError: a parameter without plain memory.
+            RuntimeError: no parameter needs a gradient.
+        """
+        super().__init__()
+        params = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        if not params:
+            raise RuntimeError("no parameter of the module needs a gradient: nothing to parallelise")
+        self._device = _one_device(params, device_ids, output_device)
+        self.module = module
+        self._broadcast_buffers = broadcast_buffers
+        self._find_unused = find_unused_parameters
+        self._synchronise = True  # what no_sync() turns off
+        self._reducing = True  # the same at the time of the last forward, which is what counts
+        self._in_backward = False
+        self._context = context_of(process_group)
+        self._join(bucket_cap_mb, overlap)
+        for index, param in enumerate(params.values()):
+            param.register_post_accumulate_grad_hook(lambda _, index=index: self._arrive(index))  # type: ignore[misc]
+        self.register_load_state_dict_pre_hook(_accept_both_prefixes)
+
+    def _join(self, bucket_cap_mb: float, overlap: bool | Literal["auto"]) -> None:
+        communicator = self._context.communicator
+        verify_signatures(signature(self.module), communicator, self._device)
+        if communicator.world_size > 1:
+            broadcast_tensors([*self.module.parameters(), *self.module.buffers()], communicator)
+        params = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        self._buckets = GradientBuckets(
+            params,
+            communicator,
+            bucket_bytes=int(bucket_cap_mb * _MIB),
+            first_bucket_bytes=min(FIRST_BUCKET_BYTES, int(bucket_cap_mb * _MIB)),
+            background=_has_free_core(self._device) if overlap == "auto" else overlap,
+        )
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The wrapped module's forward, after rank 0's buffers have been handed round."""
+        self._reducing = self._synchronise
+        self._in_backward = False  # a backward that raised has left this behind
+        if self._broadcast_buffers and self._synchronise and self.training:
+            communicator = self._context.communicator
+            if communicator.world_size > 1:
+                broadcast_tensors(self.module.buffers(), communicator)
+        return self.module(*args, **kwargs)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within it gradients accumulate on this rank only; forward and backward both go inside."""
+        before, self._synchronise = self._synchronise, False
+        try:
+            yield
+        finally:
+            self._synchronise = before
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The wrapped module's state_dict: no prefix."""
+        return self.module.state_dict(*args, **kwargs)
+
+    def _arrive(self, index: int) -> None:
+        if not self._reducing:
+            return
+        if not self._in_backward:
+            self._in_backward = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._finish)  # type: ignore[attr-defined]
+        self._buckets.arrive(index)
+
+    def _finish(self) -> None:
+        self._in_backward = False
+        self._buckets.finish(find_unused=self._find_unused)
+
+
+def _one_device(
+    params: dict[str, Tensor],
+    device_ids: list[int | torch.device] | None,
+    output_device: int | torch.device | None,
+) -> torch.device:
+    first_name, first = next(iter(params.items()))
+    for name, param in params.items():
+        check_memory(param.detach(), what=f"parameter {name!r}")
+        if param.device != first.device:
+            raise ValueError(
+                f"parameter {name!r} is on {param.device}, {first_name!r} on {first.device}: "
+                "DataParallel wraps a module on one device"
+            )
+    for given in [*(device_ids or []), *([] if output_device is None else [output_device])]:
+        device = torch.device("cuda", given) if isinstance(given, int) else torch.device(given)
+        if device != first.device:
+            raise ValueError(f"device_ids or output_device says {device}, the module is on {first.device}")
+    return first.device
+
+
+def _has_free_core(device: torch.device) -> bool:
+    """Whether a progress thread would find a core that no rank of this host computes on."""
+    if device.type == "cuda":
+        return True
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    return len(os.sched_getaffinity(0)) > ranks * torch.get_num_threads()
+
+
+def _accept_both_prefixes(
+    wrapper: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
+) -> None:
+    """Keys of the wrapped module get the prefix under which torch looks for it."""
+    assert isinstance(wrapper, DataParallel)
+    for key in wrapper.module.state_dict():
+        if prefix + key in state_dict and prefix + "module." + key not in state_dict:
+            state_dict[prefix + "module." + key] = state_dict.pop(prefix + key)
