@@ -13,13 +13,13 @@ namespace pyparallel {
 // Chunks are whole multiples of this, so that a chunk starts on the same alignment as its tensor.
 inline constexpr std::int64_t kChunkUnit = 2048;
 
-// Item is trivial, has `numel` > 0, and comes from the caller's list. Block b works on item i where first_block[i] <= b <
-// first_block[i + 1]. The size leaves room in the arguments for what a kernel takes beside its table.
+// Item is trivial, has `numel` > 0, and comes from the caller's list. Block b works on item i where first_block[i] <= b
+// < first_block[i + 1]. The size leaves room in the arguments for what a kernel takes beside its table.
 template <class Item>
 struct ChunkTable {
   static constexpr std::size_t kBytes = kMaxArgumentBytes - 128;
-  static constexpr int kCapacity =
-      static_cast<int>((kBytes - sizeof(std::int64_t) - 2 * sizeof(std::uint32_t)) / (sizeof(Item) + sizeof(std::uint32_t)));
+  static constexpr int kCapacity = static_cast<int>((kBytes - sizeof(std::int64_t) - 2 * sizeof(std::uint32_t)) /
+                                                    (sizeof(Item) + sizeof(std::uint32_t)));
 
   Item items[kCapacity];
   std::int64_t chunk;  // elements
@@ -64,18 +64,20 @@ inline std::int64_t chunk_for_blocks(std::int64_t total, std::int64_t blocks) {
   return std::max<std::int64_t>(1, chunk_count(total, blocks * kChunkUnit)) * kChunkUnit;
 }
 
-// Several waves of blocks on `device`, so that the last wave costs little, while a block still has enough to do to hide its
-// start. Never more than 64 Ki elements, hence a grid below 2^31 blocks for any list that fits in memory.
+// Several waves of blocks on `device`, so that the last wave costs little, while a block still has enough to do to hide
+// its start. Never more than 64 Ki elements, hence a grid below 2^31 blocks for any list that fits in memory.
 inline std::int64_t chunk_for_device(std::int64_t total, int device) {
   int multiprocessors = 0;
-  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
   return std::min<std::int64_t>(32 * kChunkUnit, chunk_for_blocks(total, std::int64_t{64} * multiprocessors));
 }
 
 // Calls run(table, blocks) once per full table and once for the rest, in the order of the list. Empty tensors take no
 // place and never end a table; `item_of` makes the table's item from the caller's.
 template <class Item, class Source, class ItemOf, class Run>
-void for_each_table(const Source* sources, std::int64_t count, std::int64_t chunk, const ItemOf& item_of, const Run& run) {
+void for_each_table(const Source* sources, std::int64_t count, std::int64_t chunk, const ItemOf& item_of,
+                    const Run& run) {
   ChunkTable<Item> table;  // 32 KB, filled only as far as needed
   table.chunk = chunk;
   table.count = 0;

@@ -13,8 +13,8 @@ namespace pyparallel {
 inline void check_cuda(cudaError_t code, const char* operation) {
   if (code == cudaSuccess) return;
   cudaGetLastError();
-  throw CudaError(static_cast<int>(code), std::string(operation) + ": " + cudaGetErrorString(code) + " (" +
-                                              cudaGetErrorName(code) + ")");
+  throw CudaError(static_cast<int>(code),
+                  std::string(operation) + ": " + cudaGetErrorString(code) + " (" + cudaGetErrorName(code) + ")");
 }
 
 }  // namespace pyparallel

@@ -4,8 +4,8 @@
 
 namespace pyparallel {
 
-// Synchronises nothing and may be used while a stream is captured. A thread that never chose a device counts as being on
-// device 0, so restoring may create device 0's context: callers that care set their device once at start.
+// Synchronises nothing and may be used while a stream is captured. A thread that never chose a device counts as being
+// on device 0, so restoring may create device 0's context: callers that care set their device once at start.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {

@@ -1,4 +1,5 @@
-// Device helpers of the elementwise and reduction kernels: conversions, 16-byte lanes, the wide part of a chunk, block sums.
+// Device helpers of the elementwise and reduction kernels: conversions, 16-byte lanes, the wide part of a chunk, block
+// sums.
 #pragma once
 #include <cstring>
 #include <type_traits>

@@ -1,7 +1,7 @@
 // The only header through which a kernel source reaches CUDA: runtime, 16-bit floats, shared memory.
 //
-// Kernel sources stay within what can also be emulated on a CPU: shared memory only through these macros, float arithmetic
-// over 16-bit storage, whole-warp shuffles, no inline PTX, no cub, no cooperative groups.
+// Kernel sources stay within what can also be emulated on a CPU: shared memory only through these macros, float
+// arithmetic over 16-bit storage, whole-warp shuffles, no inline PTX, no cub, no cooperative groups.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -14,7 +14,7 @@
 // An array of `count` trivial elements, one per block.
 #define GPU_SHARED(Type, name, count) __shared__ Type name[count]
 // The same with the size of the launch's `shared_bytes`.
-#define GPU_DYNAMIC_SHARED(Type, name)                                    \
+#define GPU_DYNAMIC_SHARED(Type, name)                                 \
   extern __shared__ __align__(16) unsigned char gpu_dynamic_shared_[]; \
   Type* const name = reinterpret_cast<Type*>(gpu_dynamic_shared_)
 

@@ -25,7 +25,8 @@ struct Identity {
 };
 
 // Enqueues `kernel` and returns: nothing is synchronised or allocated, so this is safe under stream capture. The types
-// come from the kernel alone; an argument of exactly that type is handed on by address, a 32 KB table is never copied here.
+// come from the kernel alone; an argument of exactly that type is handed on by address, a 32 KB table is never copied
+// here.
 template <class... Params>
 void launch(const Launch& shape, void (*kernel)(Params...), const typename Identity<Params>::type&... arguments) {
   static_assert((std::size_t{0} + ... + sizeof(Params)) <= kMaxArgumentBytes, "more kernel arguments than CUDA takes");

@@ -1,12 +1,12 @@
-// Adam and AdamW on CUDA: one pass over a list of tensors, 16 bytes per access; step counts advance in a launch before it.
-#include "kernels/adam.hpp"
-
+// Adam and AdamW on CUDA: one pass over a list of tensors, 16 bytes per access; step counts advance in a launch before
+// it.
 #include <string>
 
 #include "core/chunk_table.hpp"
 #include "core/device_guard.hpp"
 #include "core/error.hpp"
 #include "core/gpu_math.cuh"
+#include "kernels/adam.hpp"
 
 namespace pyparallel {
 namespace {
@@ -36,18 +36,23 @@ __global__ void __launch_bounds__(kThreads)
 template <class Param>
 inline constexpr int kLanes = kAccessBytes / static_cast<int>(sizeof(Param));
 
+// A float32 parameter is its own master.
+template <class Param>
+__device__ __forceinline__ bool has_master(const AdamTensor& tensor) {
+  return sizeof(Param) < sizeof(float) && tensor.master != nullptr;
+}
+
 // Reads, updates and writes `kCount` elements from `index` on; every array is aligned for that.
 template <int kCount, class Param, class Grad, bool kAmsgrad>
 __device__ __forceinline__ void update_lanes(const AdamTensor& tensor, const AdamScalars& scalars, std::int64_t index) {
   Param* const param = static_cast<Param*>(tensor.param) + index;
-  const bool has_master = sizeof(Param) == 2 && tensor.master != nullptr;
   const auto grad = load_lanes<kCount>(static_cast<const Grad*>(tensor.grad) + index);
   auto exp_avg = load_lanes<kCount>(tensor.exp_avg + index);
   auto exp_avg_sq = load_lanes<kCount>(tensor.exp_avg_sq + index);
   Lanes<float, kCount> max_exp_avg_sq, value;
   if constexpr (kAmsgrad) max_exp_avg_sq = load_lanes<kCount>(tensor.max_exp_avg_sq + index);
   Lanes<Param, kCount> stored;
-  if (has_master) {
+  if (has_master<Param>(tensor)) {
     value = load_lanes<kCount>(tensor.master + index);
   } else {
     stored = load_lanes<kCount>(param);
@@ -64,18 +69,19 @@ __device__ __forceinline__ void update_lanes(const AdamTensor& tensor, const Ada
   store_lanes(tensor.exp_avg + index, exp_avg);
   store_lanes(tensor.exp_avg_sq + index, exp_avg_sq);
   if constexpr (kAmsgrad) store_lanes(tensor.max_exp_avg_sq + index, max_exp_avg_sq);
-  if (has_master) store_lanes(tensor.master + index, value);
+  if (has_master<Param>(tensor)) store_lanes(tensor.master + index, value);
   store_lanes(param, stored);
 }
 
-// The parameter's first 16-byte boundary decides the head; wide if every other array has a boundary at that element too.
+// The parameter's first 16-byte boundary decides the head; wide if every other array has a boundary at that element
+// too.
 template <class Param, class Grad>
 __device__ __forceinline__ WideRange wide_range_of(const AdamTensor& tensor, std::int64_t number, std::int64_t chunk) {
   const int head = elements_to_boundary(static_cast<const Param*>(tensor.param));
   const bool wide = is_wide(static_cast<const Grad*>(tensor.grad) + head) && is_wide(tensor.exp_avg + head) &&
                     is_wide(tensor.exp_avg_sq + head) &&
                     (tensor.max_exp_avg_sq == nullptr || is_wide(tensor.max_exp_avg_sq + head)) &&
-                    (tensor.master == nullptr || is_wide(tensor.master + head));
+                    (!has_master<Param>(tensor) || is_wide(tensor.master + head));
   return wide_range(tensor.numel, number, chunk, kLanes<Param>, head, wide);
 }
 
@@ -107,7 +113,8 @@ void advance_steps(const AdamTensor* tensors, std::int64_t count, const AdamHype
   for (std::int64_t first = 0; first < count; first += StepTable::kCapacity) {
     table.count = static_cast<std::int32_t>(std::min<std::int64_t>(count - first, StepTable::kCapacity));
     for (std::int32_t i = 0; i < table.count; ++i) table.steps[i] = tensors[first + i].step;
-    launch({"adam: step counts", chunk_count(table.count, threads), threads, stream}, advance_steps_kernel, table, hyper);
+    launch({"adam: step counts", chunk_count(table.count, threads), threads, stream}, advance_steps_kernel, table,
+           hyper);
   }
 }
 
@@ -128,16 +135,14 @@ void update(const AdamTensor* tensors, std::int64_t count, bool amsgrad, const A
 }
 
 // Returns whether the list is amsgrad's; empty tensors have no say.
-bool check(const AdamTensor* tensors, std::int64_t count, DType param_dtype) {
+bool check(const AdamTensor* tensors, std::int64_t count) {
   const AdamTensor* filled = nullptr;
   for (std::int64_t i = 0; i < count; ++i) {
     const AdamTensor& t = tensors[i];
     if (t.numel < 0) refuse(i, " has a negative size");
     if (t.step == nullptr) refuse(i, " has no step");
     if (t.numel == 0) continue;
-    if (!t.param || !t.grad || !t.exp_avg || !t.exp_avg_sq)
-      refuse(i, " has a null pointer (a meta, fake or DTensor?)");
-    if (t.master != nullptr && param_dtype == DType::kFloat32) refuse(i, " is float32 and has a master");
+    if (!t.param || !t.grad || !t.exp_avg || !t.exp_avg_sq) refuse(i, " has a null pointer (a meta, fake or DTensor?)");
     if (filled == nullptr) filled = &t;
     if ((t.max_exp_avg_sq == nullptr) != (filled->max_exp_avg_sq == nullptr))
       refuse(i, ": max_exp_avg_sq must be given for all tensors of the list or for none");
@@ -164,7 +169,7 @@ Update update_for(DType param_dtype, DType grad_dtype) {
 void adam_cuda(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype,
                const AdamHyper& hyper, int device, void* stream) {
   const Update update_list = update_for(param_dtype, grad_dtype);
-  const bool amsgrad = check(tensors, count, param_dtype);
+  const bool amsgrad = check(tensors, count);
   if (count == 0) return;
   const DeviceGuard guard(device);
   advance_steps(tensors, count, hyper, static_cast<cudaStream_t>(stream));

@@ -129,6 +129,7 @@ std::int64_t workspace_bytes(const Addresses& tensors, const Sizes& numels, int 
   const std::vector<ReduceItem> items = reduce_items(tensors, numels);
   return sum_of_squares_workspace(items.data(), static_cast<std::int64_t>(items.size()));
 #else
+  (void)tensors, (void)numels;
   no_cuda();
 #endif
 }

@@ -1,12 +1,11 @@
 // Pack and unpack on CUDA: one pass that casts and scales a list of ranges, 16 bytes per access.
-#include "kernels/pack.hpp"
-
 #include <string>
 
 #include "core/chunk_table.hpp"
 #include "core/device_guard.hpp"
 #include "core/error.hpp"
 #include "core/gpu_math.cuh"
+#include "kernels/pack.hpp"
 
 namespace pyparallel {
 namespace {
@@ -143,11 +142,10 @@ void convert_list(const PackItem* items, std::int64_t count, const Call& call, c
                           name(call.target));
   const DeviceGuard guard(call.device);
   const std::int64_t chunk = chunk_for_device(total_numel(items, count), call.device);
-  for_each_table<Conversion>(items, count, chunk, conversion_of,
-                             [&](const ChunkTable<Conversion>& table, std::int64_t blocks) {
-                               launch({call.operation, blocks, block_threads(kThreads), call.stream}, kernel, table,
-                                      call.scale);
-                             });
+  for_each_table<Conversion>(
+      items, count, chunk, conversion_of, [&](const ChunkTable<Conversion>& table, std::int64_t blocks) {
+        launch({call.operation, blocks, block_threads(kThreads), call.stream}, kernel, table, call.scale);
+      });
 }
 
 }  // namespace

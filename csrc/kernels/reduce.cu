@@ -1,14 +1,13 @@
 // Sum of squares and non-finite flag on CUDA: one partial per chunk, then one block adds the partials in a fixed order.
 //
-// Precision. A thread adds the squares of one run (16 bytes of elements) in float and the runs in double: double work is
-// paid once per run, float rounding touches at most eight terms. A float sum that may have lost something, because it
-// overflowed, came near underflow or met inf or NaN, is thrown away and the run, still in registers, is summed in double.
-// There the square of a finite 16- or 32-bit float is finite, so a run that is still not finite holds such an element.
+// Precision. A thread adds the squares of one run (16 bytes of elements) in float and the runs in double: double work
+// is paid once per run, float rounding touches at most eight terms. A float sum that may have lost something, because
+// it overflowed, came near underflow or met inf or NaN, is thrown away and the run, still in registers, is summed in
+// double. There the square of a finite 16- or 32-bit float is finite, so a run that is still not finite holds such an
+// element.
 //
 // Order. Runs are counted from the start of a tensor and chunks depend on sizes alone, so neither the device nor an
 // address changes a bit of the result. A misaligned tensor reads the same runs element by element.
-#include "kernels/reduce.hpp"
-
 #include <cfloat>
 #include <string>
 
@@ -16,6 +15,7 @@
 #include "core/device_guard.hpp"
 #include "core/error.hpp"
 #include "core/gpu_math.cuh"
+#include "kernels/reduce.hpp"
 
 namespace pyparallel {
 namespace {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
@@ -80,7 +80,11 @@ class Batch(Generic[TableT]):
         self._grads = grads
         self._grad_addresses = _tensors.addresses(grads)
         self._param_addresses = _tensors.addresses(params)
-        self._columns = [(key, [state.get(key) for state in states]) for key in keys]
+        self._columns = [
+            (itemgetter(key), list(map(itemgetter(key), states)))
+            for key in keys
+            if key in states[0]
+        ]
         self.table = table
 
     def renew(self, grads: list[Tensor]) -> bool:
@@ -93,9 +97,8 @@ class Batch(Generic[TableT]):
                     return False
         if _tensors.addresses(self.params) != self._param_addresses:
             return False
-        for key, column in self._columns:
-            if not _identical([state.get(key) for state in self.states], column):
-                return False
+        if not all(_identical(map(get, self.states), column) for get, column in self._columns):
+            return False
         addresses = _tensors.addresses(grads)
         if addresses != self._grad_addresses:
             self.table.set_grads(addresses)

@@ -28,13 +28,17 @@ const char* name(Kind kind) {
   return "unknown";
 }
 
-std::string describe_call(Kind kind, Reduction reduction, std::uint64_t count, DType dtype, std::uint32_t root) {
-  if (kind == Kind::kBarrier) return "barrier()";
-  std::string text = name(kind);
-  text += "(" + std::to_string(count) + " x " + name(dtype);
-  if (kind == Kind::kBroadcast) return text + ", root " + std::to_string(root) + ")";
-  if (kind == Kind::kAllGather) return text + ")";
-  return text + ", " + name(reduction) + ")";
+std::string describe_call(const Operation& o) {
+  std::string text = name(o.kind);
+  if (o.kind == Kind::kBarrier) return text + "()";
+  text += "(" + std::to_string(o.count) + " x " + name(o.dtype);
+  if (o.kind == Kind::kBroadcast) text.append(", root ").append(std::to_string(o.root));
+  if (o.kind == Kind::kAllReduce || o.kind == Kind::kReduceScatter) text.append(", ").append(name(o.reduction));
+  return text + ")";
+}
+
+Operation as_operation(const Collective& c) {
+  return {c.count, c.kind, c.dtype, c.reduction, static_cast<std::uint32_t>(c.root), kPrivate, 0, 0};
 }
 
 bool same(const Operation& a, const Operation& b) {
@@ -86,8 +90,7 @@ void Communicator::join(const Patience& patience) {
 void Communicator::leave() { control_.rank(rank_).closed.store(1, std::memory_order_release); }
 
 std::string Communicator::describe(const Collective& c) const {
-  return describe_call(c.kind, c.reduction, c.count, c.dtype, static_cast<std::uint32_t>(c.root)) + " #" +
-         std::to_string(sequence_);
+  return describe_call(as_operation(c)) + " #" + std::to_string(sequence_);
 }
 
 bool Communicator::through_slot(const Collective& c) const { return input_bytes(c, world_size_) <= kSlotBytes; }
@@ -96,7 +99,7 @@ void Communicator::post(const Collective& c) {
   ++sequence_;
   RankBlock& own = control_.rank(rank_);
   Operation& operation = own.operations[sequence_ & 1];
-  operation = {c.count, c.kind, c.dtype, c.reduction, static_cast<std::uint32_t>(c.root), kPrivate, 0, 0};
+  operation = as_operation(c);
   const std::uint64_t bytes = input_bytes(c, world_size_);
   if (!through_slot(c)) {
     segments_->locate(c.input, bytes, operation);
@@ -157,8 +160,7 @@ void Communicator::check_same_operation() {
     if (same(own, other)) continue;
     throw CollectiveMismatchError(
         "ranks disagree in operation #" + std::to_string(sequence_) + ": rank " + std::to_string(rank_) + " called " +
-        describe_call(own.kind, own.reduction, own.count, own.dtype, own.root) + ", rank " + std::to_string(r) +
-        " called " + describe_call(other.kind, other.reduction, other.count, other.dtype, other.root));
+        describe_call(own) + ", rank " + std::to_string(r) + " called " + describe_call(other));
   }
 }
 

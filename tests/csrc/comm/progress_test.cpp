@@ -1,0 +1,93 @@
+// The queue: issue order with and without the progress thread, waits in any order, errors that stay, closing.
+#include "comm/progress.hpp"
+
+#include <algorithm>
+
+#include "check.hpp"
+#include "comm/world.hpp"
+#include "core/error.hpp"
+
+using namespace pyparallel;
+using shm::Collective;
+using shm::Communicator;
+using shm::Kind;
+using shm::Reduction;
+
+namespace {
+
+Collective sum_of(std::vector<float>& values) {
+  char* const data = reinterpret_cast<char*>(values.data());
+  return {Kind::kAllReduce, DType::kFloat32, Reduction::kSum, values.size(), 0, data, data};
+}
+
+// Small and large operands mixed, waited for in an order that differs per rank.
+void works_complete_in_issue_order(int world_size, bool background) {
+  with_world(world_size, [&](Communicator& c) {
+    ProgressQueue queue(c);
+    std::mt19937 random(static_cast<unsigned>(c.rank()));
+    for (int round = 0; round < 6; ++round) {
+      std::vector<std::vector<float>> operands;
+      for (std::size_t i = 0; i < 12; ++i)
+        operands.emplace_back(i % 3 == 0 ? 30000 : 10 + i, static_cast<float>(c.rank() + 1));
+      std::vector<std::shared_ptr<Work>> works;
+      for (auto& operand : operands) works.push_back(queue.submit(sum_of(operand), background));
+      std::vector<std::size_t> order(works.size());
+      for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+      std::shuffle(order.begin(), order.end(), random);
+      for (std::size_t i : order) queue.wait(*works[i], {});
+      const float expected = static_cast<float>(world_size * (world_size + 1)) / 2;
+      for (std::size_t i = 0; i < operands.size(); ++i) {
+        for (float value : operands[i]) CHECK_EQUAL(value, expected);
+        CHECK_EQUAL(works[i]->submitted_ns <= works[i]->ended_ns, true);
+        CHECK_EQUAL(works[i]->waited_ns <= works[i]->ended_ns - works[i]->started_ns + 1000000, true);
+      }
+    }
+  });
+}
+
+void background_needs_no_wait() {
+  with_world(2, [](Communicator& c) {
+    ProgressQueue queue(c);
+    std::vector<float> operand(100000, 1.0f);
+    const auto work = queue.submit(sum_of(operand), true);
+    while (!work->completed.load(std::memory_order_acquire)) std::this_thread::yield();
+    CHECK_EQUAL(operand[99999], 2.0f);
+  });
+}
+
+void the_first_error_stays() {
+  with_world(2, [](Communicator& c) {
+    ProgressQueue queue(c);
+    std::vector<float> operand(c.rank() == 0 ? 10 : 11, 1.0f);
+    const auto first = queue.submit(sum_of(operand), false);
+    CHECK_THROWS(queue.wait(*first, {}), CollectiveMismatchError);
+    CHECK_THROWS(queue.wait(*first, {}), CollectiveMismatchError);
+    CHECK_THROWS(queue.submit(sum_of(operand), false), CollectiveMismatchError);
+  });
+}
+
+void closing_ends_a_wait_in_the_background() {
+  std::atomic<bool> done{false};
+  with_world(2, [&](Communicator& c) {
+    if (c.rank() == 1) {
+      while (!done) std::this_thread::yield();
+      return;
+    }
+    ProgressQueue queue(c);
+    std::vector<float> operand(100000, 1.0f);
+    const auto work = queue.submit(sum_of(operand), true);
+    queue.close();
+    CHECK_THROWS(queue.submit(sum_of(operand), true), std::exception);
+    done = true;
+  });
+}
+
+}  // namespace
+
+int main() {
+  for (bool background : {false, true})
+    for (int world_size : {1, 2, 3}) works_complete_in_issue_order(world_size, background);
+  background_needs_no_wait();
+  the_first_error_stays();
+  closing_ends_a_wait_in_the_background();
+}

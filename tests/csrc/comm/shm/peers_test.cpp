@@ -1,0 +1,125 @@
+// Peers as processes: a killed one is seen within milliseconds and named alike by all, freed memory is unmapped.
+#include "comm/shm/peers.hpp"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+#include "comm/shm/communicator.hpp"
+#include "core/clock.hpp"
+#include "core/error.hpp"
+
+using namespace pyparallel;
+using namespace pyparallel::shm;
+
+namespace {
+
+const Patience kPatience{};
+
+#if !defined(__SANITIZE_THREAD__)  // it cannot follow a fork
+// Rank 0 reduces with rank 1 in a loop until rank 1, a child process, is killed after `microseconds`.
+void a_killed_rank_is_named(int microseconds) {
+  const auto control = Communicator::create_control(2);
+  const pid_t child = fork();
+  Communicator communicator(control, child == 0 ? 1 : 0, 2, 60.0);
+  std::vector<float> values(200000, 1.0f);
+  const Collective collective{Kind::kAllReduce, DType::kFloat32, Reduction::kMax, values.size(), 0,
+                              reinterpret_cast<char*>(values.data()), reinterpret_cast<char*>(values.data())};
+  const auto reduce_forever = [&] {
+    communicator.join(kPatience);
+    for (;;) {
+      communicator.post(collective);
+      communicator.complete(collective, kPatience);
+    }
+  };
+  if (child == 0) reduce_forever();
+  std::int64_t killed_at = 0;
+  std::thread killer([&] {
+    usleep(static_cast<useconds_t>(microseconds));
+    killed_at = now_ns();
+    kill(child, SIGKILL);  // nobody reaps it before the end: it stays a zombie
+  });
+  int named = -1;
+  try {
+    reduce_forever();
+  } catch (const PeerLostError& error) {
+    named = error.rank;
+  }
+  const std::int64_t noticed_at = now_ns();
+  killer.join();
+  CHECK_EQUAL(named, 1);
+  CHECK_EQUAL((noticed_at - killed_at) / 1'000'000 < 2000, true);
+  waitpid(child, nullptr, 0);
+}
+#endif
+
+void ranges_are_located() {
+  const auto control = Communicator::create_control(1);
+  SegmentTable table(control, 0);
+  const auto segment = table.allocate(1000);
+  Operation operation{};
+  table.locate(segment->data() + 10, 990, operation);
+  CHECK_EQUAL(operation.segment, 0u);
+  CHECK_EQUAL(operation.offset, 10u);
+  table.locate(segment->data() + 10, 991, operation);  // one byte too long
+  CHECK_EQUAL(operation.segment, kPrivate);
+  int local = 0;
+  table.locate(&local, sizeof local, operation);
+  CHECK_EQUAL(operation.segment, kPrivate);
+  table.release(*segment);
+  table.locate(segment->data() + 10, 10, operation);
+  CHECK_EQUAL(operation.segment, kPrivate);
+}
+
+void entries_are_reused_and_limited() {
+  const auto control = Communicator::create_control(1);
+  SegmentTable table(control, 0);
+  for (int round = 0; round < 2000; ++round) table.release(*table.allocate(1));
+  std::vector<std::shared_ptr<Segment>> kept;
+  for (std::uint32_t i = 0; i < kMaxSegments; ++i) kept.push_back(table.allocate(1));
+  CHECK_THROWS(table.allocate(1), InvalidArgument);
+}
+
+void a_reused_entry_is_mapped_anew() {
+  const auto control = Communicator::create_control(1);
+  auto& block = *reinterpret_cast<ControlBlock*>(control->data());
+  block.rank(0).pid = getpid();
+  SegmentTable table(control, 0);
+  PeerMemory memory(block, 1);
+  for (char mark : {'a', 'b', 'c'}) {
+    const auto segment = table.allocate(100);
+    segment->data()[5] = mark;
+    Operation operation{};
+    table.locate(segment->data() + 5, 1, operation);
+    CHECK_EQUAL(*memory.map(0, operation), mark);
+    table.release(*segment);
+    memory.sweep();
+  }
+}
+
+void absurd_sizes_are_refused() {
+  try {
+    Segment::create(std::uint64_t{1} << 55);
+    CHECK_EQUAL(true, false);
+  } catch (const OutOfMemoryError& error) {
+    CHECK_EQUAL(error.requested, std::uint64_t{1} << 55);
+    CHECK_EQUAL(error.available, available_memory() > 0 ? error.available : 0);
+  }
+}
+
+}  // namespace
+
+int main() {
+  ranges_are_located();
+  entries_are_reused_and_limited();
+  a_reused_entry_is_mapped_anew();
+  absurd_sizes_are_refused();
+#if !defined(__SANITIZE_THREAD__)
+  std::mt19937_64 random = fresh_random();
+  for (int round = 0; round < 8; ++round) a_killed_rank_is_named(static_cast<int>(random() % 60000));
+#endif
+}

@@ -1,0 +1,96 @@
+"""Every CUDA source compiles without a warning, spills nothing and uses whole 16-byte accesses."""
+
+import re
+import shutil
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+SOURCES = sorted((ROOT / "csrc").rglob("*.cu"))
+ARCHITECTURES = ("80", "90")
+MAX_REGISTERS = 80  # three blocks of 256 threads on a multiprocessor
+
+pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on PATH")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What ptxas reports of one kernel on one architecture."""
+
+    name: str
+    architecture: str
+    stack_bytes: int
+    spill_bytes: int
+    registers: int
+
+
+def compile_source(source: Path, folder: Path) -> tuple[str, str]:
+    """ptxas' report and the PTX of one source."""
+    folder.mkdir()
+    command = ["nvcc", "-std=c++20", "-DPYPARALLEL_CUDA=1", "-I", str(ROOT / "csrc")]
+    command += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in ARCHITECTURES]
+    command += ["-Xcompiler=-Wall,-Wextra,-Werror", "-Werror=all-warnings", "-Xptxas=-v"]
+    command += ["--keep", "--keep-dir", str(folder), "-c", str(source), "-o", str(folder / "o.o")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr, "".join(p.read_text() for p in folder.glob("*.ptx"))
+
+
+def parse_kernels(report: str) -> list[Kernel]:
+    """The kernels in the order of the report; the functions they call are left out."""
+    entry = (
+        r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?"
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
+        r"Used (\d+) registers"
+    )
+    return [
+        Kernel(name, arch, int(stack), int(stores) + int(loads), int(registers))
+        for name, arch, stack, stores, loads, registers in re.findall(entry, report, re.DOTALL)
+    ]
+
+
+def test_the_report_is_understood():
+    """The checks below would pass on a report that the parser cannot read."""
+    report = (
+        "ptxas info    : Compiling entry function '_Z1kv' for 'sm_90'\n"
+        "ptxas info    : Function properties for _Z1kv\n"
+        "    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads\n"
+        "ptxas info    : Used 255 registers, used 0 barriers\n"
+    )
+    assert parse_kernels(report) == [Kernel("_Z1kv", "90", 16, 12, 255)]
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> dict[Path, Future]:
+    folder = tmp_path_factory.mktemp("nvcc")
+    with ThreadPoolExecutor(2) as pool:
+        return {s: pool.submit(compile_source, s, folder / s.stem) for s in SOURCES}
+
+
+def test_there_are_sources():
+    assert SOURCES
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_kernels_stay_in_registers(source, compiled):
+    report, _ = compiled[source].result()
+    kernels = parse_kernels(report)
+    assert {kernel.architecture for kernel in kernels} == set(ARCHITECTURES), report
+    assert len(kernels) == report.count("Compiling entry function"), report
+    for kernel in kernels:
+        assert kernel.stack_bytes == 0, kernel
+        assert kernel.spill_bytes == 0, kernel
+        assert kernel.registers <= MAX_REGISTERS, kernel
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_wide_accesses_move_16_bytes(source, compiled):
+    """The compiler may cut one 16-byte access into smaller ones; only single elements may be."""
+    _, ptx = compiled[source].result()
+    wide = re.findall(r"\b(?:ld|st)\.global(?:\.\w+)*?\.v([248])\.[bfsu](\d+)", ptx)
+    assert wide
+    assert {int(count) * int(bits) // 8 for count, bits in wide} == {16}
