@@ -21,6 +21,7 @@ class CMakeBuild(build_ext):
     """Runs CMake and Ninja in build/cmake and puts `_C` where setuptools expects it."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Configures and builds the one extension there is."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         build.mkdir(parents=True, exist_ok=True)
@@ -35,8 +36,13 @@ class CMakeBuild(build_ext):
         }
         defines = [f"-D{key}={value}" for key, value in options.items()]
         generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-        subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *generator, *defines], check=True)
+        configure = ["cmake", "-S", str(ROOT), "-B", str(build), *generator, *defines]
+        subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build), "--target", "_C", "--parallel"], check=True)
 
 
-setup(version=VERSION, ext_modules=[Extension("pyparallel._C", [])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    version=VERSION,
+    ext_modules=[Extension("pyparallel._C", [])],
+    cmdclass={"build_ext": CMakeBuild},
+)

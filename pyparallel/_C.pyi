@@ -114,6 +114,13 @@ class ShmCommunicator:
         self, output: int, input: int, count: int, dtype: int, background: bool, /
     ) -> Work: ...
     def reduce_scatter(
-        self, output: int, input: int, count: int, dtype: int, reduction: Reduction, background: bool, /
+        self,
+        output: int,
+        input: int,
+        count: int,
+        dtype: int,
+        reduction: Reduction,
+        background: bool,
+        /,
     ) -> Work: ...
     def barrier(self, background: bool, /) -> Work: ...

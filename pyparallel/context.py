@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
 from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
@@ -140,9 +142,9 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
     if chosen.type == "cuda":
         dist.init_process_group("nccl", device_id=chosen)
         return Context(rank, world_size, local_rank, chosen, _over_group(dist.group.WORLD, chosen))
-    store, _, _ = next(iter(dist.rendezvous("env://")))
+    store, _, _ = next(iter(rendezvous("env://")))
     exchange = exchange_over_store(
-        dist.PrefixStore("pyparallel", store),
+        PrefixStore("pyparallel", store),
         rank=rank,
         world_size=world_size,
         timeout_seconds=timeout,

@@ -1,7 +1,7 @@
-"""FlatLayout: where each parameter lies in the flat buffers, in which bucket, for every plane alike.
+"""FlatLayout: where each parameter lies in the flat buffers and in which bucket.
 
-A *plane* is one allocation over the layout (gradients, say); bucket, shard and checkpoint are ranges
-of it. Parameters stand in reverse order of use, each at a multiple of 64 bytes:
+A *plane* is one allocation over the layout (gradients, say); bucket, shard and checkpoint are
+ranges of it. Parameters stand in reverse order of use, each at a multiple of 64 bytes:
 
     plane   | p9 | p8   ||  p7     | p6 | p5 ||  p4 ...
             bucket 0     bucket 1             bucket 2
@@ -105,5 +105,6 @@ class FlatLayout:
         begin = self.offsets[index]
         if not is_dense(param):
             return plane[begin : begin + param.numel()].view(param.shape)
-        begin += plane.storage_offset()
-        return torch.as_strided(plane, param.shape, param.stride(), begin)
+        return torch.as_strided(
+            plane, param.shape, param.stride(), int(plane.storage_offset()) + begin
+        )

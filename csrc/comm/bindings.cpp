@@ -1,7 +1,8 @@
 // Bindings of comm: the shared-memory communicator with its queue, works, and shared buffers.
+#include "bindings.hpp"
+
 #include <unistd.h>
 
-#include "bindings.hpp"
 #include "comm/progress.hpp"
 #include "core/error.hpp"
 
@@ -139,23 +140,27 @@ void register_comm(py::module_& module) {
       .def("close", &Self::close, py::call_guard<py::gil_scoped_release>())
       .def("wait", &Self::wait, py::arg("work"))
       .def("allocate", &Self::allocate, py::arg("num_bytes"))
-      .def("all_reduce", [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, Reduction reduction,
-                            bool background) {
-        return self.submit(collective(Kind::kAllReduce, tensor, tensor, count, dtype, reduction, 0), background);
-      })
-      .def("broadcast", [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int root,
-                           bool background) {
-        return self.submit(collective(Kind::kBroadcast, tensor, tensor, count, dtype, Reduction::kSum, root),
-                           background);
-      })
-      .def("all_gather", [](Self& self, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
-                            bool background) {
-        return self.submit(collective(Kind::kAllGather, output, input, count, dtype, Reduction::kSum, 0), background);
-      })
-      .def("reduce_scatter", [](Self& self, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
-                                Reduction reduction, bool background) {
-        return self.submit(collective(Kind::kReduceScatter, output, input, count, dtype, reduction, 0), background);
-      })
+      .def("all_reduce",
+           [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, Reduction reduction, bool background) {
+             return self.submit(collective(Kind::kAllReduce, tensor, tensor, count, dtype, reduction, 0), background);
+           })
+      .def("broadcast",
+           [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int root, bool background) {
+             return self.submit(collective(Kind::kBroadcast, tensor, tensor, count, dtype, Reduction::kSum, root),
+                                background);
+           })
+      .def(
+          "all_gather",
+          [](Self& self, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype, bool background) {
+            return self.submit(collective(Kind::kAllGather, output, input, count, dtype, Reduction::kSum, 0),
+                               background);
+          })
+      .def("reduce_scatter",
+           [](Self& self, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
+              Reduction reduction, bool background) {
+             return self.submit(collective(Kind::kReduceScatter, output, input, count, dtype, reduction, 0),
+                                background);
+           })
       .def("barrier", [](Self& self, bool background) { return self.submit({}, background); });
 }
 

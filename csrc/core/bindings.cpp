@@ -1,5 +1,6 @@
 // Bindings of core: dtype codes, typed errors, and what this build can do.
 #include "bindings.hpp"
+
 #include "core/dtype.hpp"
 #include "core/error.hpp"
 #include "core/isa.hpp"

@@ -1,4 +1,5 @@
-// 16-bit floats on the CPU: conversion to and from float, one element and short blocks. Rounds to nearest even, keeps NaN.
+// 16-bit floats on the CPU: conversion to and from float, one element and short blocks. Rounds to nearest even, keeps
+// NaN.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -83,7 +84,7 @@ inline Float16 from_float<Float16>(float value) {
   const std::uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {static_cast<std::uint16_t>(sign | 0x7e00u)};
   if (magnitude >= 0x477ff000u) return {static_cast<std::uint16_t>(sign | 0x7c00u)};  // rounds to 65536 or more
-  if (magnitude < 0x38800000u) {                                                     // subnormal: let an addition round
+  if (magnitude < 0x38800000u) {  // subnormal: let an addition round
     const float shifted = bits_to_float(magnitude) + 0.5f;
     return {static_cast<std::uint16_t>(sign | (float_to_bits(shifted) - 0x3f000000u))};
   }

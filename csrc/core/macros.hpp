@@ -10,8 +10,8 @@
 
 namespace pyparallel {
 
-// a * b + c, rounded once where the target has the instruction. Builds set -ffp-contract=off, so that rounding is what is
-// written here and nowhere else; a baseline x86-64 without FMA rounds twice rather than call libm per element.
+// a * b + c, rounded once where the target has the instruction. Builds set -ffp-contract=off, so that rounding is what
+// is written here and nowhere else; a baseline x86-64 without FMA rounds twice rather than call libm per element.
 PP_HOST_DEVICE float fused_multiply_add(float a, float b, float c) {
 #if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__aarch64__)
   return fmaf(a, b, c);

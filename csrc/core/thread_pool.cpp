@@ -69,7 +69,8 @@ class Pool {
   int started_ = 0;
 };
 
-// Never destroyed: detached workers may outlive static destruction. A forked child has no workers, so it gets a new pool.
+// Never destroyed: detached workers may outlive static destruction. A forked child has no workers, so it gets a new
+// pool.
 std::atomic<Pool*> current_pool{nullptr};
 
 Pool& pool() {

@@ -5,8 +5,9 @@
 namespace pyparallel {
 
 // Calls body(context, task) once for every task in [0, tasks), on at most `threads` threads including the caller, and
-// returns when all are done. Tasks are handed out in order, one at a time, so a slow core takes fewer. The body must not
-// throw and must not call parallel_for. Concurrent callers take turns; a caller that finds the pool busy runs alone.
+// returns when all are done. Tasks are handed out in order, one at a time, so a slow core takes fewer. The body must
+// not throw and must not call parallel_for. Concurrent callers take turns; a caller that finds the pool busy runs
+// alone.
 void parallel_for(std::int64_t tasks, int threads, void (*body)(void* context, std::int64_t task), void* context);
 
 template <typename Body>

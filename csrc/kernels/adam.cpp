@@ -81,7 +81,8 @@ PP_DECLARE_PER_ISA(void adam_range(const AdamTensor&, std::int64_t begin, std::i
 namespace {
 
 void check_adam(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype) {
-  const bool known = param_dtype == DType::kFloat32 || param_dtype == DType::kBFloat16 || param_dtype == DType::kFloat16;
+  const bool known =
+      param_dtype == DType::kFloat32 || param_dtype == DType::kBFloat16 || param_dtype == DType::kFloat16;
   if (!known || (grad_dtype != param_dtype && grad_dtype != DType::kFloat32))
     throw InvalidArgument(std::string("adam: no kernel for ") + name(param_dtype) + " parameters with " +
                           name(grad_dtype) + " gradients");

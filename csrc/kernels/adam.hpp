@@ -1,8 +1,8 @@
 // Adam and AdamW: the contract of the kernel and its per-element math, shared by the CPU and the CUDA loop.
 //
-// Formula: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, Algorithm 1; decoupled decay: Loshchilov and
-// Hutter, "Decoupled Weight Decay Regularization", 2019, Algorithm 2; amsgrad: Reddi et al., 2018. Placed as torch places
-// them: eps is added after the bias correction of the denominator.
+// Formula: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, Algorithm 1; decoupled decay: Loshchilov
+// and Hutter, "Decoupled Weight Decay Regularization", 2019, Algorithm 2; amsgrad: Reddi et al., 2018. Placed as torch
+// places them: eps is added after the bias correction of the denominator.
 #pragma once
 #include <cstdint>
 
@@ -25,7 +25,7 @@ struct AdamTensor {
 
 struct AdamHyper {
   double lr, beta1, beta2, eps, weight_decay;
-  bool decoupled;           // AdamW: the decay multiplies the parameter; Adam: it is added to the gradient
+  bool decoupled;  // AdamW: the decay multiplies the parameter; Adam: it is added to the gradient
   bool maximize;
   const float* grad_scale;  // null or one float on the device: gradients are divided by it
   const float* found_inf;   // null or one float on the device: any value other than 0 skips the step
@@ -75,16 +75,16 @@ PP_HOST_DEVICE void adam_update(const AdamScalars& s, float grad, float& param, 
   param = fused_multiply_add(-s.step_size, exp_avg / denominator, s.decay * param);
 }
 
-// Steps `count` tensors of one dtype pair in one call. CPU: `threads` >= 1, returns when done. Tensors with numel 0 only
-// count their step.
-void adam_cpu(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype, const AdamHyper& hyper,
-              int threads);
+// Steps `count` tensors of one dtype pair in one call. CPU: `threads` >= 1, returns when done. Tensors with numel 0
+// only count their step.
+void adam_cpu(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype,
+              const AdamHyper& hyper, int threads);
 
 #if PYPARALLEL_CUDA
-// The same on `device`, enqueued on `stream` (a cudaStream_t): never synchronises, reads grad_scale, found_inf and step on
-// the device. Throws CudaError.
-void adam_cuda(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype, const AdamHyper& hyper,
-               int device, void* stream);
+// The same on `device`, enqueued on `stream` (a cudaStream_t): never synchronises, reads grad_scale, found_inf and step
+// on the device. Throws CudaError.
+void adam_cuda(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype,
+               const AdamHyper& hyper, int device, void* stream);
 #endif
 
 }  // namespace pyparallel

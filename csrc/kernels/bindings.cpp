@@ -1,7 +1,8 @@
 // Bindings of the kernels: lists of addresses become tables, device -1 is the CPU.
+#include "bindings.hpp"
+
 #include <vector>
 
-#include "bindings.hpp"
 #include "core/error.hpp"
 #include "kernels/adam.hpp"
 #include "kernels/pack.hpp"
@@ -52,7 +53,14 @@ class AdamTable {
 
   void step(double lr, double beta1, double beta2, double eps, double weight_decay, bool decoupled, bool maximize,
             std::uintptr_t grad_scale, std::uintptr_t found_inf, int device, std::uintptr_t stream, int threads) const {
-    const AdamHyper hyper{lr,       beta1, beta2, eps, weight_decay, decoupled, maximize, pointer<const float>(grad_scale),
+    const AdamHyper hyper{lr,
+                          beta1,
+                          beta2,
+                          eps,
+                          weight_decay,
+                          decoupled,
+                          maximize,
+                          pointer<const float>(grad_scale),
                           pointer<const float>(found_inf)};
     const auto count = static_cast<std::int64_t>(tensors_.size());
     py::gil_scoped_release release;

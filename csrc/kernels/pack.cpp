@@ -57,8 +57,7 @@ void convert_range(const void* source, DType source_dtype, void* target, DType t
     with_float_type(target_dtype, [&](auto* target_type) {
       using Source = decltype(source_type);
       using Target = decltype(target_type);
-      convert(static_cast<Source>(const_cast<void*>(source)), static_cast<Target>(target), count,
-              scale);
+      convert(static_cast<Source>(const_cast<void*>(source)), static_cast<Target>(target), count, scale);
     });
   });
 }
@@ -80,7 +79,8 @@ bool is_float(DType dtype) {
 
 void check_pack(const PackItem* items, std::int64_t count, DType tensor_dtype, const void* flat, DType flat_dtype) {
   if (!is_float(tensor_dtype) || !is_float(flat_dtype))
-    throw InvalidArgument(std::string("pack: no conversion between ") + name(tensor_dtype) + " and " + name(flat_dtype));
+    throw InvalidArgument(std::string("pack: no conversion between ") + name(tensor_dtype) + " and " +
+                          name(flat_dtype));
   for (std::int64_t i = 0; i < count; ++i) {
     if (items[i].numel < 0 || items[i].offset < 0)
       throw InvalidArgument("pack: tensor " + std::to_string(i) + " has a negative size or offset");

@@ -29,8 +29,8 @@ void unpack_cpu(const PackItem* items, std::int64_t count, DType tensor_dtype, c
 
 #if PYPARALLEL_CUDA
 // The same on `device`, enqueued on `stream` (a cudaStream_t); never synchronises. Throws CudaError.
-void pack_cuda(const PackItem* items, std::int64_t count, DType tensor_dtype, void* flat, DType flat_dtype, double scale,
-               int device, void* stream);
+void pack_cuda(const PackItem* items, std::int64_t count, DType tensor_dtype, void* flat, DType flat_dtype,
+               double scale, int device, void* stream);
 void unpack_cuda(const PackItem* items, std::int64_t count, DType tensor_dtype, const void* flat, DType flat_dtype,
                  double scale, int device, void* stream);
 #endif

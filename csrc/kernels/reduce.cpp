@@ -1,4 +1,5 @@
-// Sum of squares and non-finite flag on the CPU: the loop per instruction set, then the list of tensors around the loop.
+// Sum of squares and non-finite flag on the CPU: the loop per instruction set, then the list of tensors around the
+// loop.
 #include "kernels/reduce.hpp"
 
 #include "core/blocks.hpp"
@@ -16,7 +17,8 @@ namespace pyparallel {
 namespace PP_ISA {
 namespace {
 
-// Lanes are summed apart and added in a fixed order at the end, in every variant alike, so all variants agree bit for bit.
+// Lanes are summed apart and added in a fixed order at the end, in every variant alike, so all variants agree bit for
+// bit.
 inline constexpr int kLanes = 16;
 
 inline __attribute__((always_inline)) void add_lanes(const float* x, int lanes, double* sums, double* differences) {
@@ -27,7 +29,8 @@ inline __attribute__((always_inline)) void add_lanes(const float* x, int lanes, 
   }
 }
 
-// x - x is 0 for every finite x and NaN for inf and NaN: one subtraction per element finds them all, whatever x * x does.
+// x - x is 0 for every finite x and NaN for inf and NaN: one subtraction per element finds them all, whatever x * x
+// does.
 template <typename T>
 void add_squares(const T* source, std::int64_t count, double* result) {
   alignas(64) float buffer[kBlock];

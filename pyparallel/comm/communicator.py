@@ -27,14 +27,12 @@ class Work(Protocol):
 
 
 class Communicator(Protocol):
-    """Collectives between the ranks of a job. All ranks call the same operations in the same order."""
+    """Collectives between the ranks of a job, which call the same ones in the same order."""
 
     rank: int
     world_size: int
 
-    def all_reduce(
-        self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True
-    ) -> Work:
+    def all_reduce(self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True) -> Work:
         """Combines the ranks' tensors in rank order; every rank gets the result in place.
 
         Args:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from pyparallel._native import core
 from pyparallel.comm.shm import ShmCommunicator
@@ -22,7 +23,7 @@ Exchange = Callable[[Record], Iterator[Record]]
 
 
 def exchange_over_store(
-    store: dist.Store, *, rank: int, world_size: int, timeout_seconds: float
+    store: Store, *, rank: int, world_size: int, timeout_seconds: float
 ) -> Exchange:
     """Records travel through a torch store; a rank that does not come is named."""
 

@@ -184,4 +184,3 @@ class ShmCommunicator:
             in_flight.popleft()
         in_flight.append(work)
         return work
-

@@ -1,4 +1,4 @@
-"""SoloCommunicator: the world of one rank, on any device, so that no caller needs a special case."""
+"""SoloCommunicator: the world of one rank, so that no caller needs a special case."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""GroupCommunicator: our protocol over any torch ProcessGroup (NCCL on GPUs, Gloo or MPI between hosts)."""
+"""GroupCommunicator: our protocol over any torch ProcessGroup, NCCL or Gloo for instance."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -34,7 +36,7 @@ class GroupWork:
         """See Work.exception."""
         if self._work is None or not self._work.is_completed() or self._work.is_success():
             return None
-        return self._work.exception()
+        return cast("BaseException", self._work.exception())
 
 
 class GroupCommunicator:

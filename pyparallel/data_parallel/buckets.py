@@ -1,13 +1,14 @@
-"""The life of the gradient buckets: filled by backward, packed once, reduced in order, seen again as .grad.
+"""The life of the gradient buckets: filled by backward, packed once, reduced, seen again as .grad.
 
-    hook of a parameter -> its bucket counts it -> a full bucket is packed -> all_reduce(mean) in bucket order
-    end of backward     -> what is missing is completed -> all works are waited for -> .grad are views
+hook of a parameter -> its bucket counts it -> a full bucket is packed -> all_reduce(mean)
+end of backward     -> what is missing is completed -> works are waited for -> .grad are views
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,16 +30,18 @@ class LiveBucket:
         arrived: members whose gradient is complete.
     """
 
-    def __init__(self, flat: Tensor, members: Sequence[int], views: list[Tensor], begin: int) -> None:
+    def __init__(
+        self, flat: Tensor, members: Sequence[int], views: list[Tensor], begin: int
+    ) -> None:
         self.flat = flat
         self.members = tuple(members)
         self.views = views
-        self.offsets = [view.storage_offset() - begin for view in views]
+        self.offsets = [int(view.storage_offset()) - begin for view in views]
         self.arrived: set[int] = set()
 
 
 class GradientBuckets:
-    """Averages the gradients of all ranks, bucket by bucket, in the order in which backward fills them.
+    """Averages the gradients of all ranks, bucket by bucket, in the order of backward.
 
     Afterwards every ``.grad`` is a view of its bucket: there is no second copy, and a backward that
     accumulates writes straight into the bucket.
@@ -46,7 +49,7 @@ class GradientBuckets:
 
     def __init__(
         self,
-        params: dict[str, Tensor],
+        params: Mapping[str, Tensor],
         communicator: Communicator,
         *,
         bucket_bytes: int,
@@ -74,13 +77,13 @@ class GradientBuckets:
                 bucket_bytes=bucket_bytes,
                 first_bucket_bytes=first_bucket_bytes,
             )
-            plane = layout.plane(lambda numel, dtype=dtype: communicator.empty(numel, dtype=dtype))  # type: ignore[misc]
+            plane = layout.plane(partial(communicator.empty, dtype=dtype))
             for bucket in layout.buckets:
                 views = [layout.view(plane, member) for member in bucket.members]
                 members = [indices[member] for member in bucket.members]
                 flat = plane[bucket.begin : bucket.end]
-                self._buckets.append(LiveBucket(flat, members, views, flat.storage_offset()))
-        # A bucket is full when its earliest parameter arrives, and backward goes from the last to the first.
+                self._buckets.append(LiveBucket(flat, members, views, int(flat.storage_offset())))
+        # A bucket is full when its earliest parameter arrives; backward goes from last to first.
         self._buckets.sort(key=lambda bucket: -min(bucket.members))
         self._bucket_of = {index: b for b in self._buckets for index in b.members}
         self._works: list[Work] = []
@@ -94,11 +97,17 @@ class GradientBuckets:
         bucket = self._bucket_of[index]
         if index in bucket.arrived:
             raise RuntimeError(
-                f"parameter {self._names[index]!r} received a gradient twice in one backward, which "
+                f"parameter {self._names[index]!r} received a gradient twice in one backward, as "
                 "reentrant checkpointing does; use torch.utils.checkpoint with use_reentrant=False"
             )
         bucket.arrived.add(index)
         self._reduce_full_buckets()
+
+    def reset(self) -> None:
+        """Forgets a backward that raised before its end."""
+        self._works.clear()
+        for bucket in self._buckets:
+            bucket.arrived.clear()
 
     def finish(self, *, find_unused: bool) -> None:
         """Backward has ended: completes, reduces and waits, then looks after missing gradients.
@@ -121,9 +130,7 @@ class GradientBuckets:
         self._reduce_full_buckets()
         for work in self._works:
             self._wait(work)
-        self._works.clear()
-        for bucket in self._buckets:
-            bucket.arrived.clear()
+        self.reset()
         if find_unused:
             self._forget_unused(missing)
         elif missing:

@@ -1,4 +1,4 @@
-"""Ranks agree before they train: the same parameters by name, shape and dtype, with rank 0's values."""
+"""Ranks agree before they train: on names, shapes and dtypes, and on rank 0's values."""
 
 from __future__ import annotations
 

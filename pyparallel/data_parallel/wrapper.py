@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,8 +24,8 @@ _MIB = 1 << 20
 class DataParallel(nn.Module):
     """Runs a module on every rank's own data and averages the gradients while backward goes on.
 
-    Every rank starts from rank 0's parameters and buffers. After backward each ``.grad`` is the mean
-    over all ranks and a view of a bucket in memory that the communicator reduces without a copy.
+    Every rank starts from rank 0's parameters and buffers. After backward each ``.grad`` is the
+    mean over all ranks and a view of a bucket that the communicator reduces without a copy.
     ``state_dict()`` has the wrapped module's own keys; ``load_state_dict()`` takes them with or
     without a ``module.`` prefix.
 
@@ -71,7 +72,9 @@ class DataParallel(nn.Module):
         super().__init__()
         params = {name: p for name, p in module.named_parameters() if p.requires_grad}
         if not params:
-            raise RuntimeError("no parameter of the module needs a gradient: nothing to parallelise")
+            raise RuntimeError(
+                "no parameter of the module needs a gradient: nothing to parallelise"
+            )
         self._device = _one_device(params, device_ids, output_device)
         self.module = module
         self._broadcast_buffers = broadcast_buffers
@@ -82,8 +85,8 @@ class DataParallel(nn.Module):
         self._context = context_of(process_group)
         self._join(bucket_cap_mb, overlap)
         for index, param in enumerate(params.values()):
-            param.register_post_accumulate_grad_hook(lambda _, index=index: self._arrive(index))  # type: ignore[misc]
-        self.register_load_state_dict_pre_hook(_accept_both_prefixes)
+            _on_gradient(param, partial(self._arrive, index))
+        self.register_load_state_dict_pre_hook(_accept_both_prefixes)  # type: ignore[no-untyped-call]
 
     def _join(self, bucket_cap_mb: float, overlap: bool | Literal["auto"]) -> None:
         communicator = self._context.communicator
@@ -102,7 +105,9 @@ class DataParallel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped module's forward, after rank 0's buffers have been handed round."""
         self._reducing = self._synchronise
-        self._in_backward = False  # a backward that raised has left this behind
+        if self._in_backward and torch._C._current_graph_task_id() == -1:  # that backward raised
+            self._in_backward = False
+            self._buckets.reset()
         if self._broadcast_buffers and self._synchronise and self.training:
             communicator = self._context.communicator
             if communicator.world_size > 1:
@@ -127,7 +132,7 @@ class DataParallel(nn.Module):
             return
         if not self._in_backward:
             self._in_backward = True
-            torch.autograd.Variable._execution_engine.queue_callback(self._finish)  # type: ignore[attr-defined]
+            torch.autograd.Variable._execution_engine.queue_callback(self._finish)
         self._buckets.arrive(index)
 
     def _finish(self) -> None:
@@ -135,8 +140,12 @@ class DataParallel(nn.Module):
         self._buckets.finish(find_unused=self._find_unused)
 
 
+def _on_gradient(param: Tensor, call: Callable[[], None]) -> None:
+    param.register_post_accumulate_grad_hook(lambda _: call())  # type: ignore[no-untyped-call]
+
+
 def _one_device(
-    params: dict[str, Tensor],
+    params: Mapping[str, Tensor],
     device_ids: list[int | torch.device] | None,
     output_device: int | torch.device | None,
 ) -> torch.device:
@@ -151,7 +160,9 @@ def _one_device(
     for given in [*(device_ids or []), *([] if output_device is None else [output_device])]:
         device = torch.device("cuda", given) if isinstance(given, int) else torch.device(given)
         if device != first.device:
-            raise ValueError(f"device_ids or output_device says {device}, the module is on {first.device}")
+            raise ValueError(
+                f"device_ids or output_device says {device}, the module is on {first.device}"
+            )
     return first.device
 
 

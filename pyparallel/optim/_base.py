@@ -1,4 +1,4 @@
-"""FusedOptimizer: what every optimizer of ours shares: batches, precision of the state, AMP, torch's contracts."""
+"""FusedOptimizer: what our optimizers share: batches, precision of the state, AMP, state_dict."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
             raise ValueError(f"master is {master!r}; it can be None or 'fp32'")
         if defaults.get("differentiable"):
             raise RuntimeError(
-                f"{type(self).__name__}: differentiable=True cannot be fused; use torch.optim for it"
+                f"{type(self).__name__}: differentiable=True cannot be fused; use torch.optim"
             )
         if defaults.get("fused") and defaults.get("foreach"):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
@@ -166,7 +166,9 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
         for name in ("grad_scale", "found_inf"):
             value: Tensor | None = getattr(self, name, None)
             if value is not None and (value.dtype != torch.float32 or value.device != device):
-                raise ValueError(f"{name} is {value.dtype} on {value.device}, not float32 on {device}")
+                raise ValueError(
+                    f"{name} is {value.dtype} on {value.device}, not float32 on {device}"
+                )
             scalars.append(0 if value is None else value.data_ptr())
         return scalars[0], scalars[1]
 

@@ -1,4 +1,4 @@
-"""Batches: the parameters of a group that one native call steps, checked once and kept until something changed."""
+"""Batches: the parameters that one native call steps, checked once and kept until they change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def dense_grad(param: Tensor, grad: Tensor, *, what: str) -> Tensor:
         ValueError: a gradient of another device or shape.
     """
     if grad.is_sparse:
-        raise RuntimeError(f"{what}: sparse gradients are not supported, use torch.optim.SparseAdam")
+        raise RuntimeError(
+            f"{what}: sparse gradients are not supported, use torch.optim.SparseAdam"
+        )
     if grad.device != param.device or grad.shape != param.shape:
         raise ValueError(
             f"{what} is {tuple(param.shape)} on {param.device}, "
@@ -136,7 +138,9 @@ class Plan(Generic[TableT]):
         # A copied gradient serves one step: such a plan is not kept.
         self.reusable = _identical(used, grads)
         self.batches = [
-            make_batch([params[i] for i in indices], [g for i in indices if (g := used[i]) is not None])
+            make_batch(
+                [params[i] for i in indices], [g for i in indices if (g := used[i]) is not None]
+            )
             for indices in self._indices.values()
         ]
 

@@ -8,14 +8,14 @@
 #include <random>
 
 // Prints the place and both values, then ends the program.
-#define CHECK_EQUAL(actual, expected)                                                                              \
-  do {                                                                                                             \
-    const auto actual_ = (actual);                                                                                 \
-    const auto expected_ = (expected);                                                                             \
-    if (!(actual_ == expected_)) {                                                                                 \
+#define CHECK_EQUAL(actual, expected)                                                                                \
+  do {                                                                                                               \
+    const auto actual_ = (actual);                                                                                   \
+    const auto expected_ = (expected);                                                                               \
+    if (!(actual_ == expected_)) {                                                                                   \
       std::cerr << __FILE__ << ":" << __LINE__ << ": " #actual " is " << +actual_ << ", not " << +expected_ << "\n"; \
-      std::exit(1);                                                                                                \
-    }                                                                                                              \
+      std::exit(1);                                                                                                  \
+    }                                                                                                                \
   } while (false)
 
 #define CHECK_CLOSE(actual, expected, tolerance)                                                                   \
@@ -27,18 +27,18 @@
     }                                                                                                              \
   } while (false)
 
-#define CHECK_THROWS(expression, type)                                                          \
-  do {                                                                                          \
-    bool thrown_ = false;                                                                       \
-    try {                                                                                       \
-      expression;                                                                               \
-    } catch (const type&) {                                                                     \
-      thrown_ = true;                                                                           \
-    }                                                                                           \
-    if (!thrown_) {                                                                             \
+#define CHECK_THROWS(expression, type)                                                           \
+  do {                                                                                           \
+    bool thrown_ = false;                                                                        \
+    try {                                                                                        \
+      expression;                                                                                \
+    } catch (const type&) {                                                                      \
+      thrown_ = true;                                                                            \
+    }                                                                                            \
+    if (!thrown_) {                                                                              \
       std::cerr << __FILE__ << ":" << __LINE__ << ": " #expression " did not throw " #type "\n"; \
-      std::exit(1);                                                                             \
-    }                                                                                           \
+      std::exit(1);                                                                              \
+    }                                                                                            \
   } while (false)
 
 // A fresh generator; its seed is printed and can be given back in PYPARALLEL_SEED.

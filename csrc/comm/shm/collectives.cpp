@@ -105,8 +105,7 @@ void Communicator::all_reduce_two_phase(const Collective& c) {
         char* const piece = c.output + p * kPieceBytes;
         const std::uint64_t own = begin(p, rank_), own_bytes = begin(p, rank_ + 1) - own;
         await_all(&RankBlock::filled, number);
-        for (int r = 0; r < world_size_; ++r)
-          buffers_[r] = (r == rank_ ? piece : control_.bounce(r, number)) + own;
+        for (int r = 0; r < world_size_; ++r) buffers_[r] = (r == rank_ ? piece : control_.bounce(r, number)) + own;
         char* targets[2] = {piece + own, control_.bounce(rank_, number) + own};
         combine(targets, 2, buffers_.data(), world_size_, static_cast<std::int64_t>(own_bytes / item_size(c.dtype)),
                 c.dtype, c.reduction);

@@ -1,4 +1,5 @@
-// The reduction loops, compiled once per instruction set: a block of accumulators stays in L1 while ranks are added to it.
+// The reduction loops, compiled once per instruction set: a block of accumulators stays in L1 while ranks are added to
+// it.
 #include "comm/shm/combine.hpp"
 
 #include "core/blocks.hpp"

@@ -1,4 +1,5 @@
-// A collective's life: post, wait for all ranks, check that all mean the same, then the way that fits where the data lies.
+// A collective's life: post, wait for all ranks, check that all mean the same, then the way that fits where the data
+// lies.
 #include "comm/shm/communicator.hpp"
 
 #include <unistd.h>
@@ -130,7 +131,7 @@ void Communicator::complete(const Collective& c, const Patience& patience) {
   }
 }
 
-void Communicator::await(Flag RankBlock::*flag, int r, std::uint32_t target) {
+void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
   Flag& awaited = control_.rank(r).*flag;
   if (reached(awaited, target)) return;
   const std::int64_t start = now_ns();
@@ -149,7 +150,7 @@ void Communicator::await(Flag RankBlock::*flag, int r, std::uint32_t target) {
   waited_ns_ += now_ns() - start;
 }
 
-void Communicator::await_all(Flag RankBlock::*flag, std::uint32_t target) {
+void Communicator::await_all(Flag RankBlock::* flag, std::uint32_t target) {
   for (int step = 1; step < world_size_; ++step) await(flag, (rank_ + step) % world_size_, target);
 }
 
@@ -158,9 +159,9 @@ void Communicator::check_same_operation() {
   for (int r = 0; r < world_size_; ++r) {
     const Operation& other = control_.rank(r).operations[sequence_ & 1];
     if (same(own, other)) continue;
-    throw CollectiveMismatchError(
-        "ranks disagree in operation #" + std::to_string(sequence_) + ": rank " + std::to_string(rank_) + " called " +
-        describe_call(own) + ", rank " + std::to_string(r) + " called " + describe_call(other));
+    throw CollectiveMismatchError("ranks disagree in operation #" + std::to_string(sequence_) + ": rank " +
+                                  std::to_string(rank_) + " called " + describe_call(own) + ", rank " +
+                                  std::to_string(r) + " called " + describe_call(other));
   }
 }
 

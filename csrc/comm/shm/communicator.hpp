@@ -28,7 +28,7 @@ struct Collective {
 
 // How to wait, chosen by whoever runs the collective.
 struct Patience {
-  std::int64_t yield_ns = 1'000'000;    // pause and yield this long before sleeping
+  std::int64_t yield_ns = 1'000'000;       // pause and yield this long before sleeping
   std::function<bool()> interrupted = {};  // asked every few dozen milliseconds of sleep: true ends it with Interrupted
 };
 
@@ -69,8 +69,8 @@ class Communicator {
   std::int64_t waited_ns() const { return waited_ns_; }  // spent waiting for peers so far
 
  private:
-  void await(Flag RankBlock::*flag, int rank, std::uint32_t target);
-  void await_all(Flag RankBlock::*flag, std::uint32_t target);
+  void await(Flag RankBlock::* flag, int rank, std::uint32_t target);
+  void await_all(Flag RankBlock::* flag, std::uint32_t target);
   void check_same_operation();
   bool all_shared(int first, int last);
   std::string describe(const Collective& collective) const;
@@ -101,11 +101,11 @@ class Communicator {
   std::uint32_t piece_ = 0;     // pieces exchanged, the same number on all ranks
   std::uint32_t finished_ = 0;  // operations on shared buffers
   std::int64_t waited_ns_ = 0;
-  const Patience* patience_ = nullptr;           // of the collective being completed
-  const Collective* current_ = nullptr;          // likewise
-  std::int64_t deadline_ = 0;                    // likewise
+  const Patience* patience_ = nullptr;   // of the collective being completed
+  const Collective* current_ = nullptr;  // likewise
+  std::int64_t deadline_ = 0;            // likewise
   std::atomic<bool> abandoned_{false};
-  std::vector<char*> buffers_;                   // scratch: one pointer per rank
+  std::vector<char*> buffers_;  // scratch: one pointer per rank
 };
 
 }  // namespace pyparallel::shm

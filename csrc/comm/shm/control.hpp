@@ -2,8 +2,8 @@
 //
 //   ControlBlock | RankBlock x world_size | slots: world_size x 2 x kSlotBytes | bounce: world_size x 2 x kPieceBytes
 //
-// Every word is written by one rank (its owner) and read by all, but for `first_lost`. Fresh segments are zero, which is
-// the initial value of every field.
+// Every word is written by one rank (its owner) and read by all, but for `first_lost`. Fresh segments are zero, which
+// is the initial value of every field.
 #pragma once
 #include <cstdint>
 
@@ -13,11 +13,11 @@
 
 namespace pyparallel::shm {
 
-inline constexpr std::uint64_t kMagic = 0x7079706172616c31;     // "pyparal1": the layout's version
-inline constexpr std::uint64_t kSlotBytes = 32 << 10;           // up to here a whole operand goes through its slot
-inline constexpr std::uint64_t kPieceBytes = 256 << 10;         // larger private operands pass in pieces of this size
-inline constexpr std::uint32_t kMaxSegments = 512;              // live shared allocations of one rank
-inline constexpr std::uint32_t kPrivate = 0xffffffff;           // Operation::segment of ordinary memory
+inline constexpr std::uint64_t kMagic = 0x7079706172616c31;  // "pyparal1": the layout's version
+inline constexpr std::uint64_t kSlotBytes = 32 << 10;        // up to here a whole operand goes through its slot
+inline constexpr std::uint64_t kPieceBytes = 256 << 10;      // larger private operands pass in pieces of this size
+inline constexpr std::uint32_t kMaxSegments = 512;           // live shared allocations of one rank
+inline constexpr std::uint32_t kPrivate = 0xffffffff;        // Operation::segment of ordinary memory
 
 enum class Kind : std::uint8_t { kAllReduce, kBroadcast, kAllGather, kReduceScatter, kBarrier };
 
@@ -34,19 +34,19 @@ struct Operation {
 };
 
 struct SegmentEntry {
-  std::atomic<std::int32_t> fd;              // of the owner's process
-  std::atomic<std::uint32_t> generation;     // odd while the entry is in use
+  std::atomic<std::int32_t> fd;           // of the owner's process
+  std::atomic<std::uint32_t> generation;  // odd while the entry is in use
 };
 
 struct RankBlock {
-  alignas(128) Flag posted;   // operations begun; operations[posted & 1] says which
+  alignas(128) Flag posted;  // operations begun; operations[posted & 1] says which
   Operation operations[2];
   std::atomic<std::uint32_t> freed;  // shared allocations given back so far
-  alignas(128) Flag filled;    // pieces this rank has put in its bounce buffer
-  alignas(128) Flag reduced;   // pieces whose own part this rank has reduced there
-  alignas(128) Flag drained;   // pieces this rank no longer needs from anyone
-  alignas(128) Flag finished;  // operations on shared buffers this rank is through with
-  alignas(128) Flag joined;    // 1 when pid is valid
+  alignas(128) Flag filled;          // pieces this rank has put in its bounce buffer
+  alignas(128) Flag reduced;         // pieces whose own part this rank has reduced there
+  alignas(128) Flag drained;         // pieces this rank no longer needs from anyone
+  alignas(128) Flag finished;        // operations on shared buffers this rank is through with
+  alignas(128) Flag joined;          // 1 when pid is valid
   std::atomic<std::int32_t> pid;
   std::atomic<std::uint32_t> closed;  // 1 when the rank left in good order
   SegmentEntry segments[kMaxSegments];

@@ -1,5 +1,5 @@
-// Waiting for a flag. Pure spinning costs two scheduler ticks per operation once ranks outnumber cores, and pure futexes
-// cost a wake-up per hand-off, hence the three stages.
+// Waiting for a flag. Pure spinning costs two scheduler ticks per operation once ranks outnumber cores, and pure
+// futexes cost a wake-up per hand-off, hence the three stages.
 #include "comm/shm/flag.hpp"
 
 #include <linux/futex.h>
@@ -36,7 +36,8 @@ void sleep(Flag& flag, std::uint32_t target, std::int64_t nanoseconds) {
   flag.sleepers.fetch_add(1, std::memory_order_seq_cst);
   const std::uint32_t seen = flag.value.load(std::memory_order_seq_cst);
   if (static_cast<std::int32_t>(seen - target) < 0) {
-    const timespec timeout{static_cast<time_t>(nanoseconds / 1'000'000'000), static_cast<long>(nanoseconds % 1'000'000'000)};
+    const timespec timeout{static_cast<time_t>(nanoseconds / 1'000'000'000),
+                           static_cast<long>(nanoseconds % 1'000'000'000)};
     futex(flag.value, FUTEX_WAIT, seen, &timeout);
   }
   flag.sleepers.fetch_sub(1, std::memory_order_seq_cst);

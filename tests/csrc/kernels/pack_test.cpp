@@ -44,8 +44,7 @@ void there_and_back(DType source_dtype, DType target_dtype, double scale) {
   for (std::size_t i = 0; i < flat.size(); ++i) CHECK_EQUAL(to_float(flat[i]), expected[i]);
   unpack_cpu(back.data(), count, source_dtype, flat.data(), target_dtype, 1.0 / scale, 2);
   for (std::size_t t = 0; t < items.size(); ++t)
-    for (std::size_t i = 0; i < tensors[t].size(); ++i)
-      CHECK_EQUAL(to_float(copies[t][i]), to_float(tensors[t][i]));
+    for (std::size_t i = 0; i < tensors[t].size(); ++i) CHECK_EQUAL(to_float(copies[t][i]), to_float(tensors[t][i]));
 }
 
 template <typename Source>

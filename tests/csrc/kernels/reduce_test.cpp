@@ -1,4 +1,5 @@
-// Sum of squares on the CPU: against float64, the same bits for any number of threads, and a flag for the elements only.
+// Sum of squares on the CPU: against float64, the same bits for any number of threads, and a flag for the elements
+// only.
 #include "kernels/reduce.hpp"
 
 #include <cmath>

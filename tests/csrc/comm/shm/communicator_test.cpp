@@ -1,4 +1,5 @@
-// Every collective on every way (slots, shared, one and two phases), with threads as ranks: values, mismatches, leaving.
+// Every collective on every way (slots, shared, one and two phases), with threads as ranks: values, mismatches,
+// leaving.
 #include "comm/shm/communicator.hpp"
 
 #include <atomic>
@@ -22,7 +23,12 @@ float value(int rank, std::size_t i, int round) {
 }
 
 Collective collective(Kind kind, Reduction reduction, std::size_t count, float* input, float* output, int root = 0) {
-  return {kind,           DType::kFloat32, reduction, count, root, reinterpret_cast<const char*>(input),
+  return {kind,
+          DType::kFloat32,
+          reduction,
+          count,
+          root,
+          reinterpret_cast<const char*>(input),
           reinterpret_cast<char*>(output)};
 }
 

@@ -27,8 +27,13 @@ void a_killed_rank_is_named(int microseconds) {
   const pid_t child = fork();
   Communicator communicator(control, child == 0 ? 1 : 0, 2, 60.0);
   std::vector<float> values(200000, 1.0f);
-  const Collective collective{Kind::kAllReduce, DType::kFloat32, Reduction::kMax, values.size(), 0,
-                              reinterpret_cast<char*>(values.data()), reinterpret_cast<char*>(values.data())};
+  const Collective collective{Kind::kAllReduce,
+                              DType::kFloat32,
+                              Reduction::kMax,
+                              values.size(),
+                              0,
+                              reinterpret_cast<char*>(values.data()),
+                              reinterpret_cast<char*>(values.data())};
   const auto reduce_forever = [&] {
     communicator.join(kPatience);
     for (;;) {
