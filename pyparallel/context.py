@@ -140,8 +140,7 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
     if world_size == 1:
         return Context(0, 1, local_rank, chosen, SoloCommunicator(chosen))
     if chosen.type == "cuda":
-        dist.init_process_group("nccl", device_id=chosen)
-        return Context(rank, world_size, local_rank, chosen, _over_group(dist.group.WORLD, chosen))
+        return Context(rank, world_size, local_rank, chosen, _own_group("nccl", chosen))
     store, _, _ = next(iter(rendezvous("env://")))
     exchange = exchange_over_store(
         PrefixStore("pyparallel", store),
@@ -151,8 +150,7 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
     )
     communicator = _over_shared_memory(exchange, rank, world_size, timeout)
     if communicator is None:
-        dist.init_process_group("gloo")
-        communicator = _over_group(dist.group.WORLD, chosen)
+        communicator = _own_group("gloo", chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
 
 
@@ -174,13 +172,14 @@ def _join_group(
         exchange = exchange_over_group(group)
         communicator = _over_shared_memory(exchange, rank, world_size, _timeout(timeout_seconds))
     if communicator is None:
-        communicator = _over_group(group, chosen)
+        communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
 
 
-def _over_group(group: dist.ProcessGroup | None, device: torch.device) -> GroupCommunicator:
-    assert group is not None
-    return GroupCommunicator(group, device)
+def _own_group(backend: str, device: torch.device) -> GroupCommunicator:
+    dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
+    assert dist.group.WORLD is not None
+    return GroupCommunicator(dist.group.WORLD, device, owned=True)
 
 
 def _over_shared_memory(

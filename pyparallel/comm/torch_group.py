@@ -45,12 +45,21 @@ class GroupCommunicator:
     Gloo has no mean: it is a sum and a division. NCCL averages in the collective.
     """
 
-    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
-        """Uses `group`; :meth:`empty` allocates on `device`."""
+    def __init__(
+        self, group: dist.ProcessGroup, device: torch.device, *, owned: bool = False
+    ) -> None:
+        """Uses `group`; :meth:`empty` allocates on `device`.
+
+        Args:
+            group: the ranks.
+            device: of all tensors.
+            owned: whether close() ends the torch.distributed job.
+        """
         self.rank = group.rank()
         self.world_size = group.size()
         self.device = device
         self._group = group
+        self._owned = owned
         self._averages = device.type == "cuda" and dist.get_backend(group) == "nccl"
 
     def all_reduce(
@@ -93,7 +102,9 @@ class GroupCommunicator:
         return torch.zeros(*shape, dtype=dtype, device=self.device)
 
     def close(self) -> None:
-        """See Communicator.close; the group belongs to its maker and stays."""
+        """See Communicator.close; a group that is not owned belongs to its maker and stays."""
+        if self._owned and dist.is_initialized():
+            dist.destroy_process_group()
 
     def _operation(self, what: str, op: str, tensor: Tensor) -> tuple[dist.ReduceOp.RedOpType, int]:
         operations = {

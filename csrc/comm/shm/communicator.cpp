@@ -2,6 +2,7 @@
 // lies.
 #include "comm/shm/communicator.hpp"
 
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -52,6 +53,11 @@ std::uint64_t input_bytes(const Collective& c, int world_size) {
   return c.kind == Kind::kReduceScatter ? bytes * static_cast<std::uint64_t>(world_size) : bytes;
 }
 
+int usable_cores() {
+  cpu_set_t cores;
+  return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) : 1;
+}
+
 }  // namespace
 
 Communicator::Communicator(std::shared_ptr<Segment> control, int rank, int world_size, double timeout_seconds)
@@ -60,6 +66,7 @@ Communicator::Communicator(std::shared_ptr<Segment> control, int rank, int world
       rank_(rank),
       world_size_(world_size),
       timeout_ns_(static_cast<std::int64_t>(timeout_seconds * 1e9)),
+      oversubscribed_(world_size > usable_cores()),
       liveness_(control_, rank, world_size),
       segments_(std::make_shared<SegmentTable>(segment_, rank)),
       peer_memory_(control_, world_size),
@@ -136,7 +143,8 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
   if (reached(awaited, target)) return;
   const std::int64_t start = now_ns();
   const std::string doing = current_ ? describe(*current_) : "init()";
-  for (std::int64_t yield_ns = patience_->yield_ns; !wait(awaited, target, yield_ns, kSliceNs); yield_ns = 0) {
+  std::int64_t yield_ns = oversubscribed_ ? 0 : patience_->yield_ns;
+  for (; !wait(awaited, target, yield_ns, kSliceNs); yield_ns = 0) {
     const bool left = control_.rank(r).closed.load(std::memory_order_acquire) != 0;
     if (reached(awaited, target)) break;
     liveness_.check(left ? r : rank_, doing);

@@ -28,7 +28,7 @@ struct Collective {
 
 // How to wait, chosen by whoever runs the collective.
 struct Patience {
-  std::int64_t yield_ns = 1'000'000;       // pause and yield this long before sleeping
+  std::int64_t yield_ns = 100'000;         // pause and yield this long before sleeping, if every rank has a core
   std::function<bool()> interrupted = {};  // asked every few dozen milliseconds of sleep: true ends it with Interrupted
 };
 
@@ -93,6 +93,7 @@ class Communicator {
   ControlBlock& control_;
   int rank_, world_size_;
   std::int64_t timeout_ns_;
+  bool oversubscribed_;  // more ranks than cores: whoever yields keeps a core from the rank it waits for
   Liveness liveness_;
   std::shared_ptr<SegmentTable> segments_;
   PeerMemory peer_memory_;

@@ -1,5 +1,6 @@
-// Waiting for a flag. Pure spinning costs two scheduler ticks per operation once ranks outnumber cores, and pure
-// futexes cost a wake-up per hand-off, hence the three stages.
+// Waiting for a flag. Pure spinning costs scheduler ticks once anything else wants the core, and pure futexes cost a
+// wake-up per hand-off, hence the three stages. sched_yield alone is no cure: under the EEVDF scheduler (Linux 6.6 and
+// later) a yielding rank is soon back, before the rank it waits for has finished.
 #include "comm/shm/flag.hpp"
 
 #include <linux/futex.h>
