@@ -80,26 +80,38 @@ PP_DECLARE_PER_ISA(void adam_range(const AdamTensor&, std::int64_t begin, std::i
 
 namespace {
 
-void check_adam(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype) {
-  const bool known =
-      param_dtype == DType::kFloat32 || param_dtype == DType::kBFloat16 || param_dtype == DType::kFloat16;
-  if (!known || (grad_dtype != param_dtype && grad_dtype != DType::kFloat32))
-    throw InvalidArgument(std::string("adam: no kernel for ") + name(param_dtype) + " parameters with " +
-                          name(grad_dtype) + " gradients");
-  for (std::int64_t i = 0; i < count; ++i) {
-    const AdamTensor& t = tensors[i];
-    if (t.numel < 0) throw InvalidArgument("adam: tensor " + std::to_string(i) + " has a negative size");
-    if (t.step == nullptr) throw InvalidArgument("adam: tensor " + std::to_string(i) + " has no step");
-    if (t.numel > 0 && (!t.param || !t.grad || !t.exp_avg || !t.exp_avg_sq))
-      throw InvalidArgument("adam: tensor " + std::to_string(i) + " has a null pointer (a meta, fake or DTensor?)");
-  }
+[[noreturn]] void refuse(std::int64_t i, const char* reason) {
+  throw InvalidArgument("adam: tensor " + std::to_string(i) + reason);
+}
+
+void check_dtypes(DType param, DType grad) {
+  const bool known = param == DType::kFloat32 || param == DType::kBFloat16 || param == DType::kFloat16;
+  if (!known || (grad != param && grad != DType::kFloat32))
+    throw InvalidArgument(std::string("adam: no kernel for ") + name(param) + " parameters with " + name(grad) +
+                          " gradients");
 }
 
 }  // namespace
 
+bool check_adam_tensors(const AdamTensor* tensors, std::int64_t count) {
+  const AdamTensor* filled = nullptr;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const AdamTensor& t = tensors[i];
+    if (t.numel < 0) refuse(i, " has a negative size");
+    if (t.step == nullptr) refuse(i, " has no step");
+    if (t.numel == 0) continue;
+    if (!t.param || !t.grad || !t.exp_avg || !t.exp_avg_sq) refuse(i, " has a null pointer (a meta, fake or DTensor?)");
+    if (filled == nullptr) filled = &t;
+    if ((t.max_exp_avg_sq == nullptr) != (filled->max_exp_avg_sq == nullptr))
+      refuse(i, ": max_exp_avg_sq must be given for all tensors of the list or for none");
+  }
+  return filled != nullptr && filled->max_exp_avg_sq != nullptr;
+}
+
 void adam_cpu(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype,
               const AdamHyper& hyper, int threads) {
-  check_adam(tensors, count, param_dtype, grad_dtype);
+  check_dtypes(param_dtype, grad_dtype);
+  check_adam_tensors(tensors, count);
   if (hyper.found_inf != nullptr && *hyper.found_inf != 0.0f) return;
   std::vector<AdamScalars> scalars(static_cast<std::size_t>(count));
   float previous_step = 0.0f;

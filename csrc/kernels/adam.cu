@@ -130,26 +130,6 @@ void update(const AdamTensor* tensors, std::int64_t count, bool amsgrad, const A
       });
 }
 
-[[noreturn]] void refuse(std::int64_t i, const char* reason) {
-  throw InvalidArgument("adam: tensor " + std::to_string(i) + reason);
-}
-
-// Returns whether the list is amsgrad's; empty tensors have no say.
-bool check(const AdamTensor* tensors, std::int64_t count) {
-  const AdamTensor* filled = nullptr;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const AdamTensor& t = tensors[i];
-    if (t.numel < 0) refuse(i, " has a negative size");
-    if (t.step == nullptr) refuse(i, " has no step");
-    if (t.numel == 0) continue;
-    if (!t.param || !t.grad || !t.exp_avg || !t.exp_avg_sq) refuse(i, " has a null pointer (a meta, fake or DTensor?)");
-    if (filled == nullptr) filled = &t;
-    if ((t.max_exp_avg_sq == nullptr) != (filled->max_exp_avg_sq == nullptr))
-      refuse(i, ": max_exp_avg_sq must be given for all tensors of the list or for none");
-  }
-  return filled != nullptr && filled->max_exp_avg_sq != nullptr;
-}
-
 using Update = void (*)(const AdamTensor*, std::int64_t, bool, const AdamHyper&, int, cudaStream_t);
 
 Update update_for(DType param_dtype, DType grad_dtype) {
@@ -169,7 +149,7 @@ Update update_for(DType param_dtype, DType grad_dtype) {
 void adam_cuda(const AdamTensor* tensors, std::int64_t count, DType param_dtype, DType grad_dtype,
                const AdamHyper& hyper, int device, void* stream) {
   const Update update_list = update_for(param_dtype, grad_dtype);
-  const bool amsgrad = check(tensors, count);
+  const bool amsgrad = check_adam_tensors(tensors, count);
   if (count == 0) return;
   const DeviceGuard guard(device);
   advance_steps(tensors, count, hyper, static_cast<cudaStream_t>(stream));

@@ -17,9 +17,10 @@ struct AdamTensor {
   const void* grad;       // grad_dtype, read
   float* exp_avg;         // read and written
   float* exp_avg_sq;      // read and written
-  float* max_exp_avg_sq;  // null unless amsgrad
-  float* master;          // null, or the float32 value of a 16-bit parameter: read and written instead of `param`
-  float* step;            // one float: number of steps taken; incremented unless the step is skipped
+  float* max_exp_avg_sq;  // null unless amsgrad; given for all tensors of a list or for none
+  float* master;          // null, or the float32 value of a 16-bit parameter: read and written instead of `param`;
+                          // ignored for float32 parameters, which are their own
+  float* step;            // one float of its own: number of steps taken; incremented unless the step is skipped
   std::int64_t numel;
 };
 
@@ -68,12 +69,16 @@ PP_HOST_DEVICE void adam_update(const AdamScalars& s, float grad, float& param, 
   float second = exp_avg_sq;
   if constexpr (kAmsgrad) {
     // Written so that NaN wins, as in torch.maximum.
-    max_exp_avg_sq = max_exp_avg_sq > second ? max_exp_avg_sq : second;
+    max_exp_avg_sq = max_exp_avg_sq < second || second != second ? second : max_exp_avg_sq;
     second = max_exp_avg_sq;
   }
   const float denominator = fused_multiply_add(sqrtf(second), s.inverse_sqrt_bc2, s.eps);
   param = fused_multiply_add(-s.step_size, exp_avg / denominator, s.decay * param);
 }
+
+// What both loops refuse: negative sizes, null pointers with elements behind them, amsgrad for a part of the list.
+// Throws InvalidArgument; returns whether the list is amsgrad's (empty tensors have no say).
+bool check_adam_tensors(const AdamTensor* tensors, std::int64_t count);
 
 // Steps `count` tensors of one dtype pair in one call. CPU: `threads` >= 1, returns when done. Tensors with numel 0
 // only count their step.

@@ -15,33 +15,33 @@ namespace pyparallel {
 namespace PP_ISA {
 namespace {
 
+double widest(float value) { return value; }
+double widest(double value) { return value; }
+template <typename T>
+double widest(T value) {
+  return to_float(value);
+}
+
 template <typename Source, typename Target>
 void convert(const Source* source, Target* target, std::int64_t count, double scale) {
-  alignas(64) float buffer[kBlock];
-  const float factor = static_cast<float>(scale);
-  for (std::int64_t begin = 0; begin < count; begin += kBlock) {
-    const std::int64_t n = count - begin < kBlock ? count - begin : kBlock;
-    widen(source + begin, buffer, static_cast<std::size_t>(n));
-    for (std::int64_t i = 0; i < n; ++i) buffer[i] = pack_scaled(buffer[i], factor);
-    narrow(buffer, target + begin, static_cast<std::size_t>(n));
+  if constexpr (sizeof(Source) == 8 || sizeof(Target) == 8) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const double value = pack_scaled(widest(source[i]), scale);
+      if constexpr (sizeof(Target) == 8)
+        target[i] = value;
+      else
+        target[i] = from_float<Target>(static_cast<float>(value));
+    }
+  } else {
+    const float factor = static_cast<float>(scale);
+    alignas(64) float buffer[kBlock];
+    for (std::int64_t begin = 0; begin < count; begin += kBlock) {
+      const std::int64_t n = count - begin < kBlock ? count - begin : kBlock;
+      const float* const values = as_floats(source + begin, buffer, n);
+      for (std::int64_t i = 0; i < n; ++i) buffer[i] = pack_scaled(values[i], factor);
+      narrow(buffer, target + begin, static_cast<std::size_t>(n));
+    }
   }
-}
-
-void convert(const double* source, double* target, std::int64_t count, double scale) {
-  for (std::int64_t i = 0; i < count; ++i) target[i] = pack_scaled(source[i], scale);
-}
-
-void convert(const double* source, float* target, std::int64_t count, double scale) {
-  for (std::int64_t i = 0; i < count; ++i) target[i] = static_cast<float>(pack_scaled(source[i], scale));
-}
-
-void convert(const float* source, double* target, std::int64_t count, double scale) {
-  for (std::int64_t i = 0; i < count; ++i) target[i] = pack_scaled(static_cast<double>(source[i]), scale);
-}
-
-void convert(const float* source, float* target, std::int64_t count, double scale) {
-  const float factor = static_cast<float>(scale);
-  for (std::int64_t i = 0; i < count; ++i) target[i] = pack_scaled(source[i], factor);
 }
 
 }  // namespace
@@ -77,16 +77,10 @@ bool is_float(DType dtype) {
   return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
 }
 
-void check_pack(const PackItem* items, std::int64_t count, DType tensor_dtype, const void* flat, DType flat_dtype) {
+void check_dtypes(DType tensor_dtype, DType flat_dtype) {
   if (!is_float(tensor_dtype) || !is_float(flat_dtype))
     throw InvalidArgument(std::string("pack: no conversion between ") + name(tensor_dtype) + " and " +
                           name(flat_dtype));
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (items[i].numel < 0 || items[i].offset < 0)
-      throw InvalidArgument("pack: tensor " + std::to_string(i) + " has a negative size or offset");
-    if (items[i].numel > 0 && (items[i].tensor == nullptr || flat == nullptr))
-      throw InvalidArgument("pack: tensor " + std::to_string(i) + " has a null pointer (a meta, fake or DTensor?)");
-  }
 }
 
 template <typename Move>
@@ -104,9 +98,19 @@ void for_each_slice(const PackItem* items, std::int64_t count, DType tensor_dtyp
 
 }  // namespace
 
+void check_pack_items(const PackItem* items, std::int64_t count, const void* flat) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (items[i].numel < 0 || items[i].offset < 0)
+      throw InvalidArgument("pack: tensor " + std::to_string(i) + " has a negative size or offset");
+    if (items[i].numel > 0 && (items[i].tensor == nullptr || flat == nullptr))
+      throw InvalidArgument("pack: tensor " + std::to_string(i) + " has a null pointer (a meta, fake or DTensor?)");
+  }
+}
+
 void pack_cpu(const PackItem* items, std::int64_t count, DType tensor_dtype, void* flat, DType flat_dtype, double scale,
               int threads) {
-  check_pack(items, count, tensor_dtype, flat, flat_dtype);
+  check_dtypes(tensor_dtype, flat_dtype);
+  check_pack_items(items, count, flat);
   for_each_slice(items, count, tensor_dtype, flat_dtype, threads, [&](char* tensor, std::int64_t at, std::int64_t n) {
     PP_CALL_PER_ISA(convert_range, tensor, tensor_dtype, static_cast<char*>(flat) + at, flat_dtype, n, scale);
   });
@@ -114,7 +118,8 @@ void pack_cpu(const PackItem* items, std::int64_t count, DType tensor_dtype, voi
 
 void unpack_cpu(const PackItem* items, std::int64_t count, DType tensor_dtype, const void* flat, DType flat_dtype,
                 double scale, int threads) {
-  check_pack(items, count, tensor_dtype, flat, flat_dtype);
+  check_dtypes(tensor_dtype, flat_dtype);
+  check_pack_items(items, count, flat);
   for_each_slice(items, count, tensor_dtype, flat_dtype, threads, [&](char* tensor, std::int64_t at, std::int64_t n) {
     PP_CALL_PER_ISA(convert_range, static_cast<const char*>(flat) + at, flat_dtype, tensor, tensor_dtype, n, scale);
   });

@@ -117,15 +117,6 @@ ConvertKernel kernel_for(DType source, DType target) {
   }
 }
 
-void check(const PackItem* items, std::int64_t count, const void* flat) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (items[i].numel < 0 || items[i].offset < 0)
-      throw InvalidArgument("pack: tensor " + std::to_string(i) + " has a negative size or offset");
-    if (items[i].numel > 0 && (items[i].tensor == nullptr || flat == nullptr))
-      throw InvalidArgument("pack: tensor " + std::to_string(i) + " has a null pointer (a meta, fake or DTensor?)");
-  }
-}
-
 struct Call {
   const char* operation;
   DType source, target;
@@ -152,7 +143,7 @@ void convert_list(const PackItem* items, std::int64_t count, const Call& call, c
 
 void pack_cuda(const PackItem* items, std::int64_t count, DType tensor_dtype, void* flat, DType flat_dtype,
                double scale, int device, void* stream) {
-  check(items, count, flat);
+  check_pack_items(items, count, flat);
   const std::int64_t bytes = static_cast<std::int64_t>(item_size(flat_dtype));
   const Call call{"pack", tensor_dtype, flat_dtype, scale, device, static_cast<cudaStream_t>(stream)};
   convert_list(items, count, call, [&](const PackItem& item) {
@@ -162,7 +153,7 @@ void pack_cuda(const PackItem* items, std::int64_t count, DType tensor_dtype, vo
 
 void unpack_cuda(const PackItem* items, std::int64_t count, DType tensor_dtype, const void* flat, DType flat_dtype,
                  double scale, int device, void* stream) {
-  check(items, count, flat);
+  check_pack_items(items, count, flat);
   const std::int64_t bytes = static_cast<std::int64_t>(item_size(flat_dtype));
   const Call call{"unpack", flat_dtype, tensor_dtype, scale, device, static_cast<cudaStream_t>(stream)};
   convert_list(items, count, call, [&](const PackItem& item) {

@@ -15,9 +15,13 @@ struct PackItem {
   std::int64_t numel;
 };
 
-// float32 in the middle for 16-bit and 32-bit floats, double when either side is float64.
+// float32 in the middle for 16-bit and 32-bit floats, double when either side is float64; a double reaches 16 bits
+// through float32, as in torch.
 PP_HOST_DEVICE float pack_scaled(float value, float scale) { return value * scale; }
 PP_HOST_DEVICE double pack_scaled(double value, double scale) { return value * scale; }
+
+// What both loops refuse: negative sizes or offsets, null pointers with elements behind them. Throws InvalidArgument.
+void check_pack_items(const PackItem* items, std::int64_t count, const void* flat);
 
 // flat[offset + i] = cast(tensor[i] * scale). dtypes: float32, float64, bfloat16, float16 in any pair.
 void pack_cpu(const PackItem* items, std::int64_t count, DType tensor_dtype, void* flat, DType flat_dtype, double scale,

@@ -79,12 +79,16 @@ namespace pyparallel {
 PP_DECLARE_PER_ISA(void squares_range(const void* source, DType dtype, std::int64_t begin, std::int64_t end,
                                       double* result))
 
-void sum_of_squares_cpu(const ReduceItem* items, std::int64_t count, DType dtype, double* result, int threads) {
-  if (dtype != DType::kFloat32 && dtype != DType::kFloat64 && dtype != DType::kBFloat16 && dtype != DType::kFloat16)
-    throw InvalidArgument(std::string("sum_of_squares: no kernel for ") + name(dtype));
+void check_reduce_items(const ReduceItem* items, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i)
     if (items[i].numel < 0 || (items[i].numel > 0 && items[i].tensor == nullptr))
       throw InvalidArgument("sum_of_squares: tensor " + std::to_string(i) + " has a negative size or a null pointer");
+}
+
+void sum_of_squares_cpu(const ReduceItem* items, std::int64_t count, DType dtype, double* result, int threads) {
+  if (dtype != DType::kFloat32 && dtype != DType::kFloat64 && dtype != DType::kBFloat16 && dtype != DType::kFloat16)
+    throw InvalidArgument(std::string("sum_of_squares: no kernel for ") + name(dtype));
+  check_reduce_items(items, count);
   const RangeTasks ranges(items, count);
   std::vector<double> partial(static_cast<std::size_t>(2 * ranges.tasks()), 0.0);
   parallel_for(ranges.tasks(), threads, [&](std::int64_t task) {

@@ -146,23 +146,17 @@ PartialKernel kernel_for(DType dtype) {
   }
 }
 
-void check(const ReduceItem* items, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i)
-    if (items[i].numel < 0 || (items[i].numel > 0 && items[i].tensor == nullptr))
-      throw InvalidArgument("sum_of_squares: tensor " + std::to_string(i) + " has a negative size or a null pointer");
-}
-
 }  // namespace
 
 std::int64_t sum_of_squares_workspace(const ReduceItem* items, std::int64_t count) {
-  check(items, count);
+  check_reduce_items(items, count);
   return count_partials(items, count) * static_cast<std::int64_t>(sizeof(Partial));
 }
 
 void sum_of_squares_cuda(const ReduceItem* items, std::int64_t count, DType dtype, double* result, void* workspace,
                          int device, void* stream_handle) {
   const PartialKernel kernel = kernel_for(dtype);
-  check(items, count);
+  check_reduce_items(items, count);
   const DeviceGuard guard(device);
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
   Partial* const partials = static_cast<Partial*>(workspace);

@@ -13,6 +13,9 @@ struct ReduceItem {
   std::int64_t numel;
 };
 
+// What both loops refuse: negative sizes, null pointers with elements behind them. Throws InvalidArgument.
+void check_reduce_items(const ReduceItem* items, std::int64_t count);
+
 // result[0] = sum over all elements of x^2, result[1] = 1.0 if any element is inf or NaN, else 0.0; both double. The
 // order of summation depends on the sizes only, never on the number of threads: the result is reproducible bit for bit.
 // dtypes: float32, float64, bfloat16, float16.
@@ -20,8 +23,8 @@ void sum_of_squares_cpu(const ReduceItem* items, std::int64_t count, DType dtype
 
 #if PYPARALLEL_CUDA
 // The same on `device`, enqueued on `stream` (a cudaStream_t); `result` is two doubles on the device, overwritten.
-// Needs `workspace`: sum_of_squares_workspace(items, count) bytes on the device, used until the stream has passed.
-// Never synchronises. Throws CudaError.
+// Needs `workspace`: sum_of_squares_workspace(items, count) bytes on the device, aligned to 8, used until the stream
+// has passed. Never synchronises. Throws CudaError.
 std::int64_t sum_of_squares_workspace(const ReduceItem* items, std::int64_t count);
 void sum_of_squares_cuda(const ReduceItem* items, std::int64_t count, DType dtype, double* result, void* workspace,
                          int device, void* stream);
