@@ -55,7 +55,6 @@ std::shared_ptr<Work> ProgressQueue::submit(const shm::Collective& collective, b
 void ProgressQueue::post(Work& work) {
   if (work.posted) return;
   work.posted = true;
-  work.started_ns = now_ns();
   communicator_.post(work.collective);
 }
 
@@ -69,6 +68,7 @@ bool ProgressQueue::run_next(const shm::Patience& patience) {
     error = broken_;
   }
   const std::int64_t waited = communicator_.waited_ns();
+  work->started_ns = now_ns();
   if (!error) {
     try {
       post(*work);

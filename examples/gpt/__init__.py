@@ -1,0 +1,1 @@
+"""A character GPT in plain torch: the model, its text, its measurements and its reports."""
