@@ -11,26 +11,26 @@ struct Range {
   std::int64_t index, begin, end;
 };
 
-// The list cut into tasks of about kTaskElements: a long tensor gives several tasks, many short ones share one. The cut
-// depends on the sizes only. Empty tensors give no range.
+// The list cut into tasks of about `task_elements`: a long tensor gives several tasks, many short ones share one. The
+// cut depends on the arguments only. Empty tensors give no range.
 class RangeTasks {
  public:
   static constexpr std::int64_t kTaskElements = 1 << 16;
 
   template <typename Item>
-  RangeTasks(const Item* items, std::int64_t count) {
+  RangeTasks(const Item* items, std::int64_t count, std::int64_t task_elements = kTaskElements) {
     std::int64_t room = 0;
     for (std::int64_t index = 0; index < count; ++index) {
       for (std::int64_t begin = 0; begin < items[index].numel;) {
         if (room == 0) {
           first_.push_back(static_cast<std::int64_t>(ranges_.size()));
-          room = kTaskElements;
+          room = task_elements;
         }
         const std::int64_t end = std::min(items[index].numel, begin + room);
         ranges_.push_back({index, begin, end});
         // A remainder too short to be worth a range of its own ends the task.
         room -= end - begin;
-        if (room < kTaskElements / 16) room = 0;
+        if (room < task_elements / 16) room = 0;
         begin = end;
       }
     }
@@ -45,5 +45,14 @@ class RangeTasks {
   std::vector<Range> ranges_;
   std::vector<std::int64_t> first_;  // of each task, in ranges_
 };
+
+// Long stretches of memory stream best, a few tasks per thread even out slow cores.
+template <typename Item>
+std::int64_t streaming_task_elements(const Item* items, std::int64_t count, int threads) {
+  constexpr std::int64_t kTasksPerThread = 8;
+  std::int64_t total = 0;
+  for (std::int64_t index = 0; index < count; ++index) total += items[index].numel;
+  return std::max(RangeTasks::kTaskElements, total / (kTasksPerThread * std::max(1, threads)));
+}
 
 }  // namespace pyparallel

@@ -1,4 +1,4 @@
-// The pool behind parallel_for: workers wait on a condition variable for a round of tasks.
+// The pool behind parallel_for where torch has no threads to lend: workers wait on a condition variable for tasks.
 #include "core/thread_pool.hpp"
 
 #include <pthread.h>
@@ -8,6 +8,8 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
+
+#include "core/borrowed_team.hpp"
 
 namespace pyparallel {
 namespace {
@@ -88,7 +90,10 @@ Pool& pool() {
 void parallel_for(std::int64_t tasks, int threads, void (*body)(void*, std::int64_t), void* context) {
   Round round{body, context, tasks};
   const int helpers = static_cast<int>(std::min<std::int64_t>(threads, tasks)) - 1;
-  if (helpers < 1 || !pool().run(round, helpers)) round.run();
+  if (helpers < 1) return round.run();
+  // All of torch's threads, even where there are fewer tasks: a team that changes its size is made anew.
+  const auto run = [](void* shared) { static_cast<Round*>(shared)->run(); };
+  if (!run_on_borrowed_team(threads, run, &round) && !pool().run(round, helpers)) round.run();
 }
 
 }  // namespace pyparallel

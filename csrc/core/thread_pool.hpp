@@ -1,4 +1,5 @@
-// A small persistent pool for the CPU kernels: no OpenMP (torch ships its own), asleep when idle, safe across fork.
+// Threads for the CPU kernels: torch's own if it is there, else a small persistent pool, asleep when idle, safe across
+// fork.
 #pragma once
 #include <cstdint>
 

@@ -1,6 +1,8 @@
 // Adam and AdamW on the CPU: the loop around adam_update per instruction set, then the list of tensors around the loop.
 #include "kernels/adam.hpp"
 
+#include <type_traits>
+
 #include "core/blocks.hpp"
 #include "core/isa.hpp"
 #if PP_LISTS
@@ -16,40 +18,60 @@ namespace pyparallel {
 namespace PP_ISA {
 namespace {
 
-template <bool kAmsgrad>
-void update_block(const AdamScalars& s, const float* __restrict grad, float* __restrict param,
-                  float* __restrict exp_avg, float* __restrict exp_avg_sq, float* __restrict max_exp_avg_sq,
-                  std::int64_t count) {
+// Reads and writes each array once. The conversions of float and BFloat16 vectorise within the loop.
+template <typename Param, typename Grad, bool kMaster, bool kAmsgrad>
+void update_loop(const AdamScalars& s, const Grad* __restrict grad, Param* __restrict param, float* __restrict master,
+                 float* __restrict exp_avg, float* __restrict exp_avg_sq, float* __restrict max_exp_avg_sq,
+                 std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
     float unused = 0.0f;
-    adam_update<kAmsgrad>(s, grad[i], param[i], exp_avg[i], exp_avg_sq[i], kAmsgrad ? max_exp_avg_sq[i] : unused);
+    float value = kMaster ? master[i] : to_float(param[i]);
+    adam_update<kAmsgrad>(s, to_float(grad[i]), value, exp_avg[i], exp_avg_sq[i],
+                          kAmsgrad ? max_exp_avg_sq[i] : unused);
+    if constexpr (kMaster) master[i] = value;
+    param[i] = from_float<Param>(value);
   }
 }
 
-// Reads and writes each array once: a block of gradients (and of parameters without a master) is widened into L1.
 template <typename Param, typename Grad, bool kMaster, bool kAmsgrad>
 void update_range(const AdamTensor& t, std::int64_t begin, std::int64_t end, const AdamScalars& s) {
+  update_loop<Param, Grad, kMaster, kAmsgrad>(
+      s, static_cast<const Grad*>(t.grad) + begin, static_cast<Param*>(t.param) + begin,
+      kMaster ? t.master + begin : nullptr, t.exp_avg + begin, t.exp_avg_sq + begin,
+      kAmsgrad ? t.max_exp_avg_sq + begin : nullptr, end - begin);
+}
+
+// Float16 converts by intrinsics only, so blocks of it are widened into L1 and narrowed from there.
+template <typename Grad, bool kMaster, bool kAmsgrad>
+void update_float16_range(const AdamTensor& t, std::int64_t begin, std::int64_t end, const AdamScalars& s) {
   alignas(64) float grad_buffer[kBlock], param_buffer[kBlock];
   for (; begin < end; begin += kBlock) {
     const std::int64_t count = end - begin < kBlock ? end - begin : kBlock;
-    Param* const stored = static_cast<Param*>(t.param) + begin;
+    Float16* const stored = static_cast<Float16*>(t.param) + begin;
     const float* const grad = as_floats(static_cast<const Grad*>(t.grad) + begin, grad_buffer, count);
-    float* const param = kMaster ? t.master + begin : const_cast<float*>(as_floats(stored, param_buffer, count));
-    update_block<kAmsgrad>(s, grad, param, t.exp_avg + begin, t.exp_avg_sq + begin,
-                           kAmsgrad ? t.max_exp_avg_sq + begin : nullptr, count);
-    if constexpr (sizeof(Param) == 2) narrow(param, stored, static_cast<std::size_t>(count));
+    float* const param = kMaster ? t.master + begin : param_buffer;
+    if (!kMaster) widen(stored, param_buffer, static_cast<std::size_t>(count));
+    update_loop<float, float, false, kAmsgrad>(s, grad, param, nullptr, t.exp_avg + begin, t.exp_avg_sq + begin,
+                                               kAmsgrad ? t.max_exp_avg_sq + begin : nullptr, count);
+    narrow(param, stored, static_cast<std::size_t>(count));
   }
+}
+
+template <typename Param, typename Grad, bool kMaster, bool kAmsgrad>
+void update(const AdamTensor& t, std::int64_t begin, std::int64_t end, const AdamScalars& s) {
+  if constexpr (std::is_same_v<Param, Float16>)
+    update_float16_range<Grad, kMaster, kAmsgrad>(t, begin, end, s);
+  else
+    update_range<Param, Grad, kMaster, kAmsgrad>(t, begin, end, s);
 }
 
 template <typename Param, typename Grad>
 void update_typed(const AdamTensor& t, std::int64_t begin, std::int64_t end, const AdamScalars& s) {
   const bool master = sizeof(Param) == 2 && t.master != nullptr;
   if (t.max_exp_avg_sq == nullptr)
-    master ? update_range<Param, Grad, true, false>(t, begin, end, s)
-           : update_range<Param, Grad, false, false>(t, begin, end, s);
+    master ? update<Param, Grad, true, false>(t, begin, end, s) : update<Param, Grad, false, false>(t, begin, end, s);
   else
-    master ? update_range<Param, Grad, true, true>(t, begin, end, s)
-           : update_range<Param, Grad, false, true>(t, begin, end, s);
+    master ? update<Param, Grad, true, true>(t, begin, end, s) : update<Param, Grad, false, true>(t, begin, end, s);
 }
 
 }  // namespace
@@ -120,7 +142,7 @@ void adam_cpu(const AdamTensor* tensors, std::int64_t count, DType param_dtype, 
     scalars[i] = i > 0 && step == previous_step ? scalars[i - 1] : adam_scalars(hyper, step);
     previous_step = step;
   }
-  const RangeTasks ranges(tensors, count);
+  const RangeTasks ranges(tensors, count, streaming_task_elements(tensors, count, threads));
   parallel_for(ranges.tasks(), threads, [&](std::int64_t task) {
     for (const Range* r = ranges.begin(task); r != ranges.end(task); ++r)
       PP_CALL_PER_ISA(adam_range, tensors[r->index], r->begin, r->end, param_dtype, grad_dtype, scalars[r->index]);

@@ -86,7 +86,7 @@ void check_dtypes(DType tensor_dtype, DType flat_dtype) {
 template <typename Move>
 void for_each_slice(const PackItem* items, std::int64_t count, DType tensor_dtype, DType flat_dtype, int threads,
                     const Move& move) {
-  const RangeTasks ranges(items, count);
+  const RangeTasks ranges(items, count, streaming_task_elements(items, count, threads));
   parallel_for(ranges.tasks(), threads, [&](std::int64_t task) {
     for (const Range* r = ranges.begin(task); r != ranges.end(task); ++r) {
       const PackItem& item = items[r->index];

@@ -1,0 +1,176 @@
+"""What the benchmarks' command lines share: options, progress line, final table, JSON."""
+
+import argparse
+import contextlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from benchmarks.report import HEADER, cells, notes
+from benchmarks.results import Result, Row
+from benchmarks.timer import OneRank, Ranks, Timer, WrongResultError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WIDTH_OF_FILES = 160
+# Options that say where and how often to measure, not what: any value keeps a row's target.
+_HOW = ("json", "rounds", "seed", "rows", "ranks", "threads")
+
+
+class UnusableError(Exception):
+    """The options cannot be carried out here; the message is one sentence."""
+
+
+def parser(name: str, description: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks have.
+
+    Args:
+        name: Of the benchmark's module.
+        description: Of the benchmark.
+        rounds: Default of `--rounds`.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    made.add_argument("--json", type=Path, metavar="DIR", help="folder to save the result in")
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    made.add_argument("--rounds", type=positive, default=rounds, help="timed rounds")
+    made.add_argument("--threads", type=positive, help="of a process; 1 per rank")
+    made.add_argument("--seed", type=int, default=0, help="of the data")
+    return made
+
+
+def positive(text: str) -> int:
+    """An option's value that must be an integer of at least one."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but is {number}")
+    return number
+
+
+@dataclass(frozen=True)
+class TensorList:
+    """Shapes of tensors, as in "4x[4096,4096]": four of 4096 by 4096; several with "+" between."""
+
+    text: str
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """One shape per tensor."""
+        made: list[tuple[int, ...]] = []
+        for part in self.text.split("+"):
+            found = re.fullmatch(r"([1-9]\d*)x\[(\d+(?:,\d+)*)\]", part)
+            if not found:
+                raise argparse.ArgumentTypeError(f"{part!r} is not like 4x[4096,4096]")
+            made += [tuple(map(int, found[2].split(",")))] * int(found[1])
+        return made
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def tensor_list(text: str) -> TensorList:
+    """An option's value that must be a TensorList; spaces do not matter."""
+    made = TensorList(text.replace(" ", ""))
+    _ = made.shapes  # raises if they cannot be read
+    return made
+
+
+def is_default(options: argparse.Namespace, made_by: argparse.ArgumentParser) -> bool:
+    """Whether the options measure what the row's target is meant for."""
+    given = {name: value for name, value in vars(options).items() if name not in _HOW}
+    return all(value == made_by.get_default(name) for name, value in given.items())
+
+
+def run(name: str, options: argparse.Namespace, measure: Callable[[], list[Row]]) -> int:
+    """Measures, prints and saves; 1 and a sentence if there is nothing to print.
+
+    Args:
+        name: Of the benchmark.
+        options: What `parser` read.
+        measure: Gives the rows.
+    """
+    try:
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise UnusableError("--device cuda: torch sees no GPU here")
+        rows = measure()
+    except (WrongResultError, UnusableError) as error:
+        print(f"benchmarks.{name}: {error}", file=sys.stderr)
+        return 1
+    finish(name, options, rows)
+    return 0
+
+
+def finish(name: str, options: argparse.Namespace, rows: list[Row]) -> None:
+    """Prints the table and saves the result where `--json` says."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH_OF_FILES
+    console.print(table(name, rows))
+    for line in notes(rows):
+        console.print(line, markup=False)
+    if options.json is not None:
+        result = Result.of(name, rows, as_json(options))
+        console.print(f"saved {result.save(options.json)}", markup=False)
+
+
+def as_json(options: argparse.Namespace) -> dict[str, object]:
+    """The options that shape a result, as JSON can hold them."""
+    given = {name: value for name, value in vars(options).items() if name not in ("json", "rows")}
+    return {
+        name: str(value) if isinstance(value, TensorList) else value
+        for name, value in given.items()
+    }
+
+
+def table(title: str, rows: Sequence[Row]) -> Table:
+    """The rows for a terminal; a missed target is red."""
+    made = Table(*HEADER, title=title)
+    for row in rows:
+        missed = row.target is not None and not row.target.is_met(row.ratio.median)
+        made.add_row(*map(escape, cells(row)), style="red" if missed else "")
+    return made
+
+
+def timer(
+    options: argparse.Namespace, *, ranks: Ranks | None = None, round_seconds: float = 0.0
+) -> Timer:
+    """The timer that the options describe."""
+    return Timer(
+        rounds=options.rounds,
+        device=options.device,
+        ranks=OneRank() if ranks is None else ranks,
+        round_seconds=round_seconds,
+    )
+
+
+@contextlib.contextmanager
+def progress(label: str, timer: Timer, *, visible: bool = True) -> Iterator[Callable[[], None]]:
+    """A progress line on stderr; what it yields is called after every round.
+
+    It is drawn in that call and by no thread, so that it takes no time from what is measured.
+    """
+    console = Console(stderr=True, quiet=not visible, highlight=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    if not console.is_terminal:
+        console.print(f"measuring {label}, {timer.rounds} rounds", markup=False, soft_wrap=True)
+        yield lambda: None
+        return
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as line:
+        task = line.add_task(label, total=timer.warm_up + timer.rounds)
+        line.refresh()
+
+        def advance() -> None:
+            line.advance(task)
+            line.refresh()
+
+        yield advance

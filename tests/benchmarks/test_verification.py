@@ -1,0 +1,121 @@
+"""A contestant that computes something else gets no number: planted faults are found."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import pyparallel
+from benchmarks import collectives, optimizer_step, train_step
+from benchmarks.timer import Contestant
+from examples.gpt.model import GPT, GPTConfig
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def adamw_verification(dtype, *, lr=optimizer_step.LEARNING_RATE, skipped=None):
+    """The check of both sides, with ours at another learning rate or leaving out an element."""
+    params = [torch.randn(40, 50).to(dtype), torch.randn(7).to(dtype)]
+    grads = [torch.randn_like(param) for param in params]
+    sides = [[nn.Parameter(param.clone()) for param in params] for _ in range(2)]
+    for side in sides:
+        for param, grad in zip(side, grads, strict=True):
+            param.grad = grad
+    master = None if dtype == torch.float32 else "fp32"
+    ours = pyparallel.optim.AdamW(sides[0], lr=lr, master=master)
+    peer = torch.optim.AdamW(sides[1], lr=optimizer_step.LEARNING_RATE, fused=True)
+
+    def step():
+        kept = None if skipped is None else sides[0][0].data.view(-1)[skipped].clone()
+        ours.step()
+        if skipped is not None:
+            sides[0][0].data.view(-1)[skipped] = kept
+
+    return optimizer_step.verification(sides, grads, steps=(step, peer.step), master=master)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_right_adamw_passes(dtype):
+    adamw_verification(dtype)()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_learning_rate_that_is_too_large_is_found(dtype):
+    with pytest.raises(AssertionError, match="AdamW of ours"):
+        adamw_verification(dtype, lr=3 * optimizer_step.LEARNING_RATE)()
+
+
+def test_an_element_that_is_left_out_is_found():
+    with pytest.raises(AssertionError, match="AdamW of ours"):
+        adamw_verification(torch.float32, skipped=1234)()
+
+
+def test_bytes_per_parameter_are_those_that_a_step_moves():
+    assert optimizer_step.bytes_per_parameter(torch.float32, None) == (28, 28)
+    assert optimizer_step.bytes_per_parameter(torch.bfloat16, "fp32") == (28, 14)
+    assert optimizer_step.bytes_per_parameter(torch.bfloat16, None) == (22, 14)
+
+
+class FirstOfThree:
+    """Rank 0 of three; the others are imagined."""
+
+    world_size = 3
+
+    class context:
+        rank = 0
+
+
+def all_reduce_verification(*, fault):
+    tensor = torch.empty(1000)
+    seed = 5
+
+    def run():
+        for rank in (1, 2):
+            tensor.add_(collectives.operand(tensor, seed=seed + rank))
+        if fault is not None:
+            tensor[fault] += 1
+
+    one = Contestant("ordinary", run)
+    collectives.verify([one], {"ordinary": tensor}, FirstOfThree(), seed=seed)
+
+
+def test_the_right_sum_passes():
+    all_reduce_verification(fault=None)
+
+
+@pytest.mark.parametrize("fault", [0, 531, 999])
+def test_a_wrong_element_of_a_sum_is_found_and_named(fault):
+    with pytest.raises(AssertionError, match=f"1 of 1000 elements are wrong; element {fault} is"):
+        all_reduce_verification(fault=fault)
+
+
+@pytest.mark.parametrize("fault", [None, "gradient", "parameters"])
+def test_trainings_that_differ_are_found(fault):
+    config = GPTConfig(vocabulary_size=7, context=8, layers=1, heads=2, width=16)
+    tokens = torch.randint(7, (train_step.NUM_BATCHES, 2, 9))
+    batches = [(window[:, :-1], window[:, 1:]) for window in tokens]
+    model = GPT(config)
+    models = (model, copy.deepcopy(model))
+    if fault == "gradient":
+        models[0].norm.weight.register_hook(lambda grad: 1.01 * grad)
+    rates = (
+        train_step.LEARNING_RATE * (2 if fault == "parameters" else 1),
+        train_step.LEARNING_RATE,
+    )
+    ours, peer = (
+        train_step.Training(model, torch.optim.AdamW(model.parameters(), lr=rate), batches)
+        for model, rate in zip(models, rates, strict=True)
+    )
+    if fault is None:
+        train_step.verify(ours, peer)
+        return
+    with pytest.raises(AssertionError, match=fault):
+        train_step.verify(ours, peer)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(1 << 10, "1 KiB"), (25 << 20, "25 MiB"), (1000, "1000 B")]
+)
+def test_sizes_are_said_in_binary_units(num_bytes, text):
+    assert collectives.format_bytes(num_bytes) == text
