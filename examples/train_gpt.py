@@ -13,6 +13,9 @@ import time
 from typing import Any
 
 import torch
+from rich.console import Console
+
+import pyparallel
 from gpt import checkpoint, compare, report, torch_parts
 from gpt.history import History, Measurement, mean
 from gpt.model import GPT, GPTConfig
@@ -20,9 +23,6 @@ from gpt.progress import Display
 from gpt.settings import Settings, parse_settings
 from gpt.text import InputError, Text, read_text
 from gpt.training import Training
-from rich.console import Console
-
-import pyparallel
 
 SECONDS_FOR_RANK_0 = 10
 

@@ -96,7 +96,11 @@ def context_of(group: dist.ProcessGroup | None) -> Context:
 
 def _timeout(timeout_seconds: float | None) -> float:
     if timeout_seconds is None:
-        timeout_seconds = float(os.environ.get("PYPARALLEL_TIMEOUT", DEFAULT_TIMEOUT_SECONDS))
+        given = os.environ.get("PYPARALLEL_TIMEOUT")
+        try:
+            timeout_seconds = DEFAULT_TIMEOUT_SECONDS if given is None else float(given)
+        except ValueError:
+            raise ValueError(f"PYPARALLEL_TIMEOUT is {given!r}, not a number") from None
     if not timeout_seconds > 0:
         raise ValueError(f"the timeout must be positive, it is {timeout_seconds}")
     return timeout_seconds

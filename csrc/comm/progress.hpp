@@ -22,7 +22,7 @@ struct Work {
   std::exception_ptr error;  // set before `completed`
   std::int64_t submitted_ns = 0, ended_ns = 0;
   std::int64_t started_ns = 0;  // when somebody began to complete it; it may have been posted before
-  std::int64_t waited_ns = 0;  // of the time between start and end, spent waiting for other ranks
+  std::int64_t waited_ns = 0;   // of the time between start and end, spent waiting for other ranks
 };
 
 class ProgressQueue {

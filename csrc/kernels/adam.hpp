@@ -63,7 +63,8 @@ PP_HOST_DEVICE AdamScalars adam_scalars(const AdamHyper& hyper, double step) {
 template <bool kAmsgrad>
 PP_HOST_DEVICE void adam_update(const AdamScalars& s, float grad, float& param, float& exp_avg, float& exp_avg_sq,
                                 float& max_exp_avg_sq) {
-  grad = fused_multiply_add(s.l2, param, grad * s.grad_factor);
+  grad *= s.grad_factor;
+  if (s.l2 != 0.0f) grad = fused_multiply_add(s.l2, param, grad);  // 0 * inf would be NaN
   exp_avg = fused_multiply_add(s.one_minus_beta1, grad, s.beta1 * exp_avg);
   exp_avg_sq = fused_multiply_add(s.one_minus_beta2 * grad, grad, s.beta2 * exp_avg_sq);
   float second = exp_avg_sq;

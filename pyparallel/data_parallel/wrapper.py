@@ -53,7 +53,8 @@ class DataParallel(nn.Module):
             module: the model; parameters must be the same on all ranks by name, shape and dtype.
             device_ids: as in DistributedDataParallel: None, or the one device of the module.
             output_device: likewise.
-            broadcast_buffers: give every rank rank 0's buffers at each forward.
+            broadcast_buffers: give every rank rank 0's buffers before a forward, except after one
+                whose backward does not synchronise, as DistributedDataParallel does.
             process_group: of an initialised torch.distributed job; default: all ranks of init() or
                 of that job.
             bucket_cap_mb: size of a bucket in MiB; the first has at most 1 MiB.
@@ -82,6 +83,7 @@ class DataParallel(nn.Module):
         self._synchronise = True  # what no_sync() turns off
         self._reducing = True  # the same at the time of the last forward, which is what counts
         self._in_backward = False
+        self._buffers_are_due = True
         self._context = context_of(process_group)
         self._join(bucket_cap_mb, overlap)
         for index, param in enumerate(params.values()):
@@ -108,10 +110,11 @@ class DataParallel(nn.Module):
         if self._in_backward and torch._C._current_graph_task_id() == -1:  # that backward raised
             self._in_backward = False
             self._buckets.reset()
-        if self._broadcast_buffers and self._synchronise and self.training:
-            communicator = self._context.communicator
-            if communicator.world_size > 1:
-                broadcast_tensors(self.module.buffers(), communicator)
+        communicator = self._context.communicator
+        if self._broadcast_buffers and self._buffers_are_due and communicator.world_size > 1:
+            broadcast_tensors(self.module.buffers(), communicator)
+        # As in DistributedDataParallel: after a forward whose backward synchronises.
+        self._buffers_are_due = torch.is_grad_enabled() and self._synchronise
         return self.module(*args, **kwargs)
 
     @contextmanager

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from itertools import chain
 from typing import Any, Generic, Literal, cast, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from pyparallel import _tensors
 from pyparallel.monitor import SPANS
-from pyparallel.optim._batch import Batch, Plan, State, TableT
+from pyparallel.optim._batch import Batch, Plan, State, TableT, identical
+from pyparallel.optim._state import follow, own_copy, state_tensors
 
 Master = Literal["fp32"] | None
 
@@ -23,15 +22,18 @@ _MASTERED = (torch.bfloat16, torch.float16)
 class FusedOptimizer(Optimizer, Generic[TableT]):
     """Base of the optimizers that step all tensors of a group in one native call.
 
-    A subclass names its float32 state (``state_keys``), makes it (``_init_state``), builds the
-    native table (``_build_table``) and calls it (``_launch``). Steps are counted per parameter, on
-    the parameter's device. Nothing synchronises, except that a CUDA tensor as ``lr`` is read.
+    A subclass names its float32 state (``state_keys``) and the group keys that shape the native
+    table (``table_keys``), makes the state (``_init_state``), reads and checks a group's scalars
+    (``_hyper``), builds the table (``_build_table``) and calls it (``_launch``). Steps are counted
+    per parameter, on the parameter's device. Nothing synchronises, except that a CUDA tensor as
+    ``lr`` is read.
 
     Follows the contract of torch.amp.GradScaler for optimizers that unscale by themselves:
     ``grad_scale`` divides the gradients and any ``found_inf`` other than 0 skips the step.
     """
 
     state_keys: tuple[str, ...] = ()
+    table_keys: tuple[str, ...] = ()
     param_dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
     _step_supports_amp_scaling = True
 
@@ -52,11 +54,19 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
         if defaults.get("fused") and defaults.get("foreach"):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
         self.master: Master = master
-        self._plans: dict[int, Plan[TableT]] = {}
+        self._plans: dict[int, tuple[list[Any], Plan[TableT]]] = {}  # with the table_keys' values
+        self._states: list[State] = []  # as of the last step
         self._versions: dict[Tensor, int] = {}  # of parameters with masters, after our last write
         super().__init__(params, defaults)
 
+    def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The state keys that a group's options call for."""
+        return self.state_keys
+
     def _init_state(self, param: Tensor, group: dict[str, Any], state: State) -> None:
+        raise NotImplementedError
+
+    def _hyper(self, group: dict[str, Any]) -> dict[str, Any]:
         raise NotImplementedError
 
     def _build_table(
@@ -68,7 +78,7 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
     ) -> TableT:
         raise NotImplementedError
 
-    def _launch(self, batch: Batch[TableT], group: dict[str, Any], amp: tuple[int, int]) -> None:
+    def _launch(self, batch: Batch[TableT], hyper: dict[str, Any], amp: tuple[int, int]) -> None:
         raise NotImplementedError
 
     @overload
@@ -77,7 +87,7 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Updates all parameters that have gradients.
+        """Updates all parameters that have gradients, or none of them if it raises.
 
         Args:
             closure: evaluates the model again and returns the loss, as in torch.
@@ -87,22 +97,37 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
             with torch.enable_grad():
                 loss = closure()
         start = time.monotonic_ns()
-        for group in self.param_groups:
-            for batch in self._batches(group):
-                self._refresh_masters(batch)
-                self._launch(batch, group, self._amp(batch.device))
-                torch.autograd.graph.increment_version(batch.params)
-                self._remember_masters(batch)
+        self._forget_replaced_states()
+        hypers = [self._hyper(group) for group in self.param_groups]
+        launches = [
+            (batch, hyper, self._amp(batch.device))
+            for group, hyper in zip(self.param_groups, hypers, strict=True)
+            for batch in self._batches(group)
+        ]
+        self._states = list(self.state.values())
+        for batch, hyper, amp in launches:
+            self._refresh_masters(batch)
+            # Before the launch, while the parameters' records are still in the cache.
+            torch.autograd.graph.increment_version(batch.params)
+            self._launch(batch, hyper, amp)
+            self._remember_masters(batch)
         SPANS.record("optimizer", start, time.monotonic_ns())
         return loss
+
+    def _forget_replaced_states(self) -> None:
+        """Plans point into the states: when somebody put other ones in `state`, they are void."""
+        states = self.state.values()
+        if len(states) != len(self._states) or not identical(states, self._states):
+            self._plans.clear()
 
     def _batches(self, group: dict[str, Any]) -> list[Batch[TableT]]:
         params = group["params"]
         grads = [param.grad for param in params]
-        plan = self._plans.get(id(group))
-        if plan is None or not plan.renew(params, grads):
+        options = [group[key] for key in self.table_keys]
+        known, plan = self._plans.get(id(group), (None, None))
+        if plan is None or known != options or not plan.renew(params, grads):
             plan = Plan(params, grads, lambda p, g: self._make_batch(p, g, group))
-            self._plans[id(group)] = plan
+            self._plans[id(group)] = (options, plan)
         return plan.batches
 
     def _make_batch(
@@ -116,8 +141,9 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
             )
         for param in params:
             self._prepare_state(param, group)
+            self._versions.pop(param, None)  # its memory may be another one: look at the master
         states = [self.state[param] for param in params]
-        keys = ("step", *self.state_keys, "master")
+        keys = ("step", *self._keys(group), "master")
         table = self._build_table(params, grads, states, group)
         return Batch(params, grads, states, keys, table)
 
@@ -130,31 +156,13 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
             state.pop("master", None)
         elif param.dtype in _MASTERED and "master" not in state:
             state["master"] = param.detach().to(torch.float32)
-            self._versions[param] = param._version
-
-    def _column(self, states: list[State], key: str, params: list[Tensor]) -> list[int]:
-        """Addresses of one state tensor per parameter; none at all where no state has it."""
-        if key not in states[0]:
-            return []
-        for state, param in zip(states, params, strict=True):
-            value = state[key]
-            if value.dtype != torch.float32 or value.device != param.device:
-                raise ValueError(
-                    f"state {key!r} is {value.dtype} on {value.device}, it must be float32 on "
-                    f"{param.device}"
-                )
-            if key != "step" and value.stride() != param.stride() and value.numel() > 1:
-                raise ValueError(
-                    f"state {key!r} has strides {value.stride()}, its parameter {param.stride()}"
-                )
-        return _tensors.addresses(state[key] for state in states)
 
     def _refresh_masters(self, batch: Batch[TableT]) -> None:
         """A parameter written by anyone else (load_state_dict, say) brings its master along."""
         if "master" in batch.states[0]:
             for param, state in zip(batch.params, batch.states, strict=True):
-                if param._version != self._versions.get(param, param._version):
-                    state["master"].copy_(param)
+                if param._version != self._versions.get(param):
+                    follow(state["master"], param)
 
     def _remember_masters(self, batch: Batch[TableT]) -> None:
         if "master" in batch.states[0]:
@@ -173,21 +181,28 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
         return scalars[0], scalars[1]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but the state keeps its precision instead of taking the parameter's dtype."""
-        super().load_state_dict(state_dict)
-        saved = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
-        params = chain.from_iterable(group["params"] for group in self.param_groups)
-        for key, param in zip(saved, params, strict=True):
-            for name, value in state_dict["state"].get(key, {}).items():
-                if isinstance(value, Tensor) and name in ("step", "master", *self.state_keys):
-                    self.state[param][name] = self._own(value, param, scalar=name == "step")
-            self._versions[param] = param._version
-        self._plans.clear()
+        """As torch's, but the state keeps its precision instead of taking the parameter's dtype.
 
-    def _own(self, value: Tensor, param: Tensor, *, scalar: bool) -> Tensor:
-        if scalar:
-            return value.to(param.device, torch.float32, copy=True)
-        return torch.empty_like(param, dtype=torch.float32, requires_grad=False).copy_(value)
+        Raises:
+            ValueError: a state of another shape than its parameter; nothing is loaded then.
+        """
+        precise: list[tuple[Tensor, str, Tensor]] = []  # as given, before torch casts
+        names = {"step", "master", *self.state_keys}
+
+        def check(_: Optimizer, given: dict[str, Any]) -> None:  # after all other hooks
+            precise.extend(state_tensors(given, self.param_groups, names))
+
+        def restore(_: Optimizer) -> None:  # before all other hooks
+            for param, name, value in precise:
+                self.state[param][name] = own_copy(value, param, scalar=name == "step")
+
+        before = self.register_load_state_dict_pre_hook(check)
+        after = self.register_load_state_dict_post_hook(restore, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and deepcopy: what torch keeps, and `master`."""
@@ -198,6 +213,7 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
         super().__setstate__(state)
         self.__dict__.setdefault("master", None)
         self._plans = {}
+        self._states = []
         self._versions = {}
         for group in self.param_groups:
             for param in group["params"]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from operator import is_, itemgetter
-from typing import Any, Generic, Protocol, TypeVar
+from operator import attrgetter, is_, itemgetter
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -24,9 +24,30 @@ class Table(Protocol):
 
 TableT = TypeVar("TableT", bound=Table)
 
+_kind = attrgetter("dtype", "layout", "device")
+_is_neg = Tensor.is_neg
 
-def _identical(a: Iterable[object], b: Iterable[object]) -> bool:
+
+def identical(a: Iterable[object], b: Iterable[object]) -> bool:
+    """Whether two iterables of one length hold the same objects."""
     return all(map(is_, a, b))
+
+
+def _geometry(tensors: list[Tensor]) -> tuple[Any, ...]:
+    """What an address does not say: two lists of equal geometry and address are read alike."""
+    return (
+        set(map(_kind, tensors)),
+        list(map(Tensor.numel, tensors)),
+        list(map(Tensor.stride, tensors)),
+    )
+
+
+def same_order(a: Tensor, b: Tensor) -> bool:
+    """Whether the elements of two tensors of one shape lie alike; strides of ones do not matter."""
+    if a.stride() == b.stride() or a.numel() < 2:
+        return True
+    triples = zip(a.stride(), b.stride(), a.shape, strict=True)
+    return all(first == second for first, second, size in triples if size > 1)
 
 
 def dense_grad(param: Tensor, grad: Tensor, *, what: str) -> Tensor:
@@ -46,7 +67,9 @@ def dense_grad(param: Tensor, grad: Tensor, *, what: str) -> Tensor:
             f"{what} is {tuple(param.shape)} on {param.device}, "
             f"its gradient {tuple(grad.shape)} on {grad.device}"
         )
-    if grad.stride() == param.stride() or grad.numel() < 2:
+    if grad.is_neg():
+        grad = grad.resolve_neg()
+    if same_order(grad, param):
         _tensors.check_memory(grad, what=f"the gradient of {what}")
         return grad
     warnings.warn(
@@ -55,6 +78,47 @@ def dense_grad(param: Tensor, grad: Tensor, *, what: str) -> Tensor:
         stacklevel=2,
     )
     return torch.empty_like(param, dtype=grad.dtype).copy_(grad)
+
+
+class _Column:
+    """One state tensor of every parameter in a batch, and where it lies.
+
+    That the same tensors are there is looked at in every step. Whether one was given other memory
+    (``tensor.data = ...``) costs a cache miss per tensor; long lists on the CPU therefore look at
+    one tensor per step, by turns, and keep the memory they point to.
+    """
+
+    ALL_UP_TO = 256
+
+    def __init__(self, states: list[State], key: str) -> None:
+        self._key = key
+        self._states = states
+        self._tensors: list[Tensor] = list(map(itemgetter(key), states))
+        self._addresses = _tensors.addresses(self._tensors)
+        self._turn = 0
+        self._by_turns = len(states) > self.ALL_UP_TO and self._tensors[0].device.type == "cpu"
+        self._memory = [t.untyped_storage() for t in self._tensors] if self._by_turns else []
+
+    def is_current(self) -> bool:
+        """Whether the addresses still hold.
+
+        Raises:
+            RuntimeError: a part of the tensors got other memory, possibly some steps ago.
+        """
+        if not identical(map(itemgetter(self._key), self._states), self._tensors):
+            return False
+        if not self._by_turns:
+            return _tensors.addresses(self._tensors) == self._addresses
+        self._turn = (self._turn + 1) % len(self._tensors)
+        if self._tensors[self._turn].data_ptr() == self._addresses[self._turn]:
+            return True
+        pairs = zip(_tensors.addresses(self._tensors), self._addresses, strict=True)
+        if any(now == before for now, before in pairs):
+            raise RuntimeError(
+                f"the memory of some {self._key!r} states was replaced through .data; put a new "
+                "tensor into optimizer.state[param] instead"
+            )
+        return False
 
 
 class Batch(Generic[TableT]):
@@ -81,28 +145,26 @@ class Batch(Generic[TableT]):
         self.device = params[0].device
         self._grads = grads
         self._grad_addresses = _tensors.addresses(grads)
+        self._grad_geometry = _geometry(grads)
         self._param_addresses = _tensors.addresses(params)
-        self._columns = [
-            (itemgetter(key), list(map(itemgetter(key), states)))
-            for key in keys
-            if key in states[0]
-        ]
+        self._columns = [_Column(states, key) for key in keys if key in states[0]]
         self.table = table
 
     def renew(self, grads: list[Tensor]) -> bool:
         """Takes this step's gradients; False if the batch no longer fits and must be built anew."""
-        if not _identical(grads, self._grads):
-            for param, grad, old in zip(self.params, grads, self._grads, strict=True):
-                if grad.dtype is not old.dtype or grad.layout is not torch.strided:
-                    return False
-                if grad.stride() != param.stride() or grad.device != self.device:
-                    return False
-        if _tensors.addresses(self.params) != self._param_addresses:
-            return False
-        if not all(_identical(map(get, self.states), column) for get, column in self._columns):
+        same = identical(grads, self._grads)
+        if not same and set(map(_kind, grads)) != self._grad_geometry[0]:
             return False
         addresses = _tensors.addresses(grads)
-        if addresses != self._grad_addresses:
+        changed = addresses != self._grad_addresses
+        looks_new = changed or not same
+        if looks_new and (_geometry(grads) != self._grad_geometry or any(map(_is_neg, grads))):
+            return False
+        if _tensors.addresses(self.params) != self._param_addresses:
+            return False
+        if not all(column.is_current() for column in self._columns):
+            return False
+        if changed:
             self.table.set_grads(addresses)
             self._grad_addresses = addresses
         self._grads = grads
@@ -136,7 +198,7 @@ class Plan(Generic[TableT]):
             used.append(grad)
             self._indices.setdefault((param.device, param.dtype, grad.dtype), []).append(index)
         # A copied gradient serves one step: such a plan is not kept.
-        self.reusable = _identical(used, grads)
+        self.reusable = identical(used, grads)
         self.batches = [
             make_batch(
                 [params[i] for i in indices], [g for i in indices if (g := used[i]) is not None]
@@ -148,10 +210,12 @@ class Plan(Generic[TableT]):
         """Takes this step's gradients; False if the plan no longer fits."""
         if not self.reusable or len(params) != len(self._params):
             return False
-        if not _identical(params, self._params):
+        if not identical(params, self._params):
             return False
         if [grad is None for grad in grads] != self._missing:
             return False
+        if len(self.batches) == 1 and not any(self._missing):
+            return self.batches[0].renew(cast("list[Tensor]", grads))
         return all(
             batch.renew([g for i in indices if (g := grads[i]) is not None])
             for batch, indices in zip(self.batches, self._indices.values(), strict=True)

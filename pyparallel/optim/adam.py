@@ -12,6 +12,7 @@ from pyparallel import _tensors
 from pyparallel._native import core
 from pyparallel.optim._base import FusedOptimizer, Master
 from pyparallel.optim._batch import Batch, State
+from pyparallel.optim._state import column
 
 
 def check_adam_arguments(
@@ -47,6 +48,7 @@ class Adam(FusedOptimizer[core.AdamTable]):
     """
 
     state_keys = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    table_keys = ("amsgrad",)
 
     def __init__(
         self,
@@ -114,9 +116,11 @@ class Adam(FusedOptimizer[core.AdamTable]):
             group.setdefault("fused", None)
             group.setdefault("decoupled_weight_decay", False)
 
+    def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
+        return self.state_keys if group["amsgrad"] else self.state_keys[:2]
+
     def _init_state(self, param: Tensor, group: dict[str, Any], state: State) -> None:
-        keys = self.state_keys if group["amsgrad"] else self.state_keys[:2]
-        for key in keys:
+        for key in self._keys(group):
             if key not in state:
                 state[key] = torch.zeros_like(param, dtype=torch.float32, requires_grad=False)
 
@@ -127,35 +131,43 @@ class Adam(FusedOptimizer[core.AdamTable]):
         states: list[State],
         group: dict[str, Any],
     ) -> core.AdamTable:
-        columns = {key: self._column(states, key, params) for key in ("step", *self.state_keys)}
+        columns = {key: column(states, key, params) for key in ("step", *self._keys(group))}
         return core.AdamTable(
             _tensors.addresses(params),
             _tensors.addresses(grads),
             columns["exp_avg"],
             columns["exp_avg_sq"],
-            columns["max_exp_avg_sq"] if group["amsgrad"] else [],
-            self._column(states, "master", params),
+            columns.get("max_exp_avg_sq", []),
+            column(states, "master", params),
             columns["step"],
             [param.numel() for param in params],
             _tensors.dtype_code(params[0].dtype, what="the parameter"),
             _tensors.dtype_code(grads[0].dtype, what="the gradient"),
         )
 
-    def _launch(
-        self, batch: Batch[core.AdamTable], group: dict[str, Any], amp: tuple[int, int]
-    ) -> None:
+    def _hyper(self, group: dict[str, Any]) -> dict[str, Any]:
         lr = float(group["lr"])
         beta1, beta2 = group["betas"]
         check_adam_arguments(lr, (beta1, beta2), group["eps"], group["weight_decay"])
+        return {
+            "lr": lr,
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "decoupled": group["decoupled_weight_decay"],
+            "maximize": group["maximize"],
+        }
+
+    def _launch(
+        self, batch: Batch[core.AdamTable], hyper: dict[str, Any], amp: tuple[int, int]
+    ) -> None:
+        device, stream = _tensors.device_and_stream(batch.device)
         batch.table.step(
-            lr,
-            beta1,
-            beta2,
-            group["eps"],
-            group["weight_decay"],
-            group["decoupled_weight_decay"],
-            group["maximize"],
-            *amp,
-            *_tensors.device_and_stream(batch.device),
-            torch.get_num_threads(),
+            **hyper,
+            grad_scale=amp[0],
+            found_inf=amp[1],
+            device=device,
+            stream=stream,
+            threads=torch.get_num_threads(),
         )

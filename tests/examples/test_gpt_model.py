@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from gpt.model import GPT, GPTConfig
 
 SMALL = GPTConfig(vocabulary_size=11, context=12, layers=2, heads=2, width=16)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from gpt.text import InputError, Text, read_text
 
 

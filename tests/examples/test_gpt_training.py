@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+
 from gpt import checkpoint, compare, training
 from gpt.history import History, Measurement
 from gpt.progress import Display

@@ -1,0 +1,46 @@
+"""One concept, one name: what stands in the sources has its test under the same name."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KERNELS = sorted(path.stem for path in (ROOT / "csrc/kernels").glob("*.hpp"))
+MODULES = sorted(
+    path.relative_to(ROOT / "pyparallel")
+    for path in (ROOT / "pyparallel").rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+)
+# Tested through others: the protocol has no code, the CLI's parts are tested as commands.
+THROUGH_OTHERS = {
+    "_native.py": "test_packaging.py",
+    "comm/communicator.py": "comm/test_shm.py",
+    "optim/_base.py": "optim/test_state.py",
+    "optim/_batch.py": "optim/test_layouts.py",
+    "optim/_state.py": "optim/test_state.py",
+    "cli/arguments.py": "cli/test_run.py",
+    "cli/machine.py": "cli/test_run.py",
+    "cli/env.py": "cli/test_commands.py",
+}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_has_both_loops_and_a_test(kernel: str) -> None:
+    for path in (
+        f"csrc/kernels/{kernel}.cpp",
+        f"csrc/kernels/{kernel}.cu",
+        f"tests/csrc/kernels/{kernel}_test.cpp",
+        f"tests/gpu/test_{kernel}_gpu.py",
+    ):
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_a_module_has_a_test_of_its_name(module: Path) -> None:
+    own = module.with_name(f"test_{module.stem.lstrip('_')}.py")
+    path = ROOT / "tests" / THROUGH_OTHERS.get(str(module), own)
+    assert path.is_file(), f"{module} has no {path.relative_to(ROOT)}"
+
+
+def test_no_exception_is_kept_for_what_is_gone() -> None:
+    assert set(THROUGH_OTHERS) <= {str(module) for module in MODULES}
