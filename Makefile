@@ -39,6 +39,8 @@ $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE_SOURCES) $(PACKAGE_SOURCES)
 
 demo: $(VENV)/.installed
 > $(BIN)/python -m pyparallel run -n 2 examples/train_gpt.py
+> @echo; echo "the same model again, step by step beside torch's own parts"
+> $(BIN)/python -m pyparallel run -n 2 examples/train_gpt.py --compare --compare-steps 120 --out runs/compare
 
 test: $(VENV)/.installed native
 > $(BIN)/python -m pytest -q
