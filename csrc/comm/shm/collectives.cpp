@@ -33,11 +33,6 @@ void copy(char* target, const char* source, std::uint64_t bytes) {
 
 }  // namespace
 
-// Ranks that share a core share its cache, and find there what another has just written.
-void Communicator::copy_in(char* bounce, const char* source, std::uint64_t bytes) const {
-  oversubscribed_ ? copy(bounce, source, bytes) : stream_copy(bounce, source, bytes);
-}
-
 template <typename Fill, typename Drain>
 void Communicator::exchange(std::uint64_t pieces, const Fill& fill, const Drain& drain) {
   RankBlock& own = control_.rank(rank_);
@@ -85,7 +80,7 @@ void Communicator::all_reduce_one_phase(const Collective& c) {
   const auto size = [&](std::uint64_t p) { return std::min(kPieceBytes, bytes - p * kPieceBytes); };
   exchange(
       pieces_of(bytes, kPieceBytes),
-      [&](std::uint64_t p, char* bounce) { copy_in(bounce, c.input + p * kPieceBytes, size(p)); },
+      [&](std::uint64_t p, char* bounce) { stream_copy(bounce, c.input + p * kPieceBytes, size(p)); },
       [&](std::uint64_t p, std::uint32_t number) {
         char* target = c.output + p * kPieceBytes;
         await_all(&RankBlock::filled, number);
@@ -104,8 +99,8 @@ void Communicator::all_reduce_two_phase(const Collective& c) {
       [&](std::uint64_t p, char* bounce) {  // all but the own part, which is read where it lies
         const char* const source = c.input + p * kPieceBytes;
         const std::uint64_t own_begin = begin(p, rank_), own_end = begin(p, rank_ + 1);
-        copy_in(bounce, source, own_begin);
-        copy_in(bounce + own_end, source + own_end, size(p) - own_end);
+        stream_copy(bounce, source, own_begin);
+        stream_copy(bounce + own_end, source + own_end, size(p) - own_end);
       },
       [&](std::uint64_t p, std::uint32_t number) {
         char* const piece = c.output + p * kPieceBytes;
@@ -135,7 +130,7 @@ void Communicator::broadcast(const Collective& c) {
   exchange(
       pieces_of(bytes, kPieceBytes),
       [&](std::uint64_t p, char* bounce) {
-        if (rank_ == c.root) copy_in(bounce, c.input + p * kPieceBytes, size(p));
+        if (rank_ == c.root) stream_copy(bounce, c.input + p * kPieceBytes, size(p));
       },
       [&](std::uint64_t p, std::uint32_t number) {
         if (rank_ == c.root) return;
@@ -159,7 +154,7 @@ void Communicator::all_gather(const Collective& c) {
   const auto size = [&](std::uint64_t p) { return std::min(kPieceBytes, bytes - p * kPieceBytes); };
   exchange(
       pieces_of(bytes, kPieceBytes),
-      [&](std::uint64_t p, char* bounce) { copy_in(bounce, own + p * kPieceBytes, size(p)); },
+      [&](std::uint64_t p, char* bounce) { stream_copy(bounce, own + p * kPieceBytes, size(p)); },
       [&](std::uint64_t p, std::uint32_t number) {
         for (int step = 1; step < world_size_; ++step) {
           const int r = (rank_ + step) % world_size_;
@@ -192,7 +187,7 @@ void Communicator::reduce_scatter(const Collective& c) {
       [&](std::uint64_t p, char* bounce) {
         for (int r = 0; r < world_size_; ++r)
           if (r != rank_)
-            copy_in(bounce + static_cast<std::uint64_t>(r) * sub_piece, c.input + part(r) + p * sub_piece, size(p));
+            stream_copy(bounce + static_cast<std::uint64_t>(r) * sub_piece, c.input + part(r) + p * sub_piece, size(p));
       },
       [&](std::uint64_t p, std::uint32_t number) {
         await_all(&RankBlock::filled, number);

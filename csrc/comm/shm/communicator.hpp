@@ -87,7 +87,6 @@ class Communicator {
   // Runs `pieces` pieces through the bounce buffers: fill(piece, own bounce) one ahead of drain(piece, number).
   template <typename Fill, typename Drain>
   void exchange(std::uint64_t pieces, const Fill& fill, const Drain& drain);
-  void copy_in(char* bounce, const char* source, std::uint64_t bytes) const;
   void finish_shared();
 
   std::shared_ptr<Segment> segment_;
