@@ -57,7 +57,7 @@ def check_memory(tensor: Tensor, *, what: str) -> None:
 
     Raises:
         TypeError: a sparse, meta, fake, distributed or otherwise wrapped tensor.
-        ValueError: a tensor with gaps or overlapping elements.
+        ValueError: a tensor with gaps or overlapping elements, or a lazy negation or conjugate.
     """
     if tensor.layout is not torch.strided:
         raise TypeError(f"{what} is {tensor.layout}; only dense (strided) tensors are supported")
@@ -72,6 +72,11 @@ def check_memory(tensor: Tensor, *, what: str) -> None:
         raise ValueError(
             f"{what} of shape {tuple(tensor.shape)} with strides {tensor.stride()} has gaps or "
             "overlapping elements; only dense memory (any order of dimensions) is supported"
+        )
+    if tensor.is_neg() or tensor.is_conj():
+        raise ValueError(
+            f"{what} is a lazy negation or conjugate of what lies in memory: "
+            "use resolve_neg() or resolve_conj()"
         )
     if tensor.numel() > 0 and tensor.data_ptr() == 0:
         raise TypeError(f"{what} is a {kind} without memory of its own")
@@ -137,8 +142,8 @@ def pack(
         scale: factor, applied in float32 (float64 if either side is).
 
     Raises:
-        ValueError: devices, lengths or ranges that do not fit, with both values.
-        TypeError: tensors without plain memory, or a dtype that is not floating.
+        ValueError: devices, lengths, ranges or dtypes that do not fit, with both values.
+        TypeError: tensors without plain memory.
     """
     _move(tensors, flat, offsets, scale, back=False)
 

@@ -104,7 +104,9 @@ class GradientBuckets:
         self._reduce_full_buckets()
 
     def reset(self) -> None:
-        """Forgets a backward that raised before its end."""
+        """Forgets a backward that raised before its end; what it began writes no bucket later."""
+        for work in self._works:
+            work.wait()
         self._works.clear()
         for bucket in self._buckets:
             bucket.arrived.clear()
@@ -140,7 +142,7 @@ class GradientBuckets:
             raise RuntimeError(
                 f"no gradient reached {names} in this backward on rank {self._communicator.rank}; "
                 "pass find_unused_parameters=True if that is meant, or freeze them with "
-                "requires_grad_(False)"
+                "requires_grad_(False) before wrapping"
             )
 
     def _reduce_full_buckets(self) -> None:
@@ -169,7 +171,7 @@ class GradientBuckets:
                     f"the gradient of {self._names[index]!r} is {grad.layout}; DataParallel "
                     "reduces dense gradients only"
                 )
-            elif grad.stride() == view.stride():
+            elif grad.stride() == view.stride() and not grad.is_neg():
                 sources.append(grad)
                 offsets.append(offset)
             else:

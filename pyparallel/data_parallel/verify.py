@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from pyparallel._tensors import is_dense
 from pyparallel.comm import Communicator
 
-Signature = list[tuple[str, list[int], str]]
+Signature = list[list[str]]
 
 
 def signature(module: nn.Module) -> Signature:
-    """Name, shape and dtype of all parameters and buffers, in order."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return [(name, list(tensor.shape), str(tensor.dtype)) for name, tensor in tensors]
+    """Name and kind (dtype, shape, memory order, frozen or not) of all parameters and buffers."""
+    kinds = [[name, _kind(param)] for name, param in module.named_parameters()]
+    return kinds + [[name, "a buffer " + _kind(buffer)] for name, buffer in module.named_buffers()]
 
 
 def verify_signatures(own: Signature, communicator: Communicator, device: torch.device) -> None:
@@ -49,14 +49,11 @@ def broadcast_tensors(tensors: Iterable[Tensor], communicator: Communicator) -> 
         data = tensor.detach()
         if data.numel() == 0:
             continue
-        if data.is_contiguous():
-            works.append(communicator.broadcast(data, background=False))
-        elif is_dense(data):  # in memory order, whatever the order of dimensions
-            stretch = torch.as_strided(data, (data.numel(),), (1,), data.storage_offset())
-            works.append(communicator.broadcast(stretch, background=False))
+        if is_dense(data):  # in memory order, whatever the order of dimensions
+            works.append(communicator.broadcast(_bytes(data), background=False))
         else:
             copy = data.contiguous()
-            communicator.broadcast(copy, background=False).wait()
+            communicator.broadcast(_bytes(copy), background=False).wait()
             data.copy_(copy)
     for work in works:
         work.wait()
@@ -70,17 +67,27 @@ def _gather(value: bytes, communicator: Communicator, device: torch.device) -> l
     return [data[i : i + len(value)] for i in range(0, len(data), len(value))]
 
 
+def _kind(tensor: Tensor) -> str:
+    text = f"{tensor.dtype} {tuple(tensor.shape)}"
+    if not tensor.is_contiguous():  # values and gradients travel in memory order
+        text += f" with strides {tensor.stride()}"
+    return (
+        text if tensor.requires_grad or not isinstance(tensor, nn.Parameter) else text + " frozen"
+    )
+
+
+def _bytes(dense: Tensor) -> Tensor:
+    """The memory of a dense tensor: a broadcast asks for no dtype that communicators know."""
+    stretch = torch.as_strided(dense, (dense.numel(),), (1,), dense.storage_offset())
+    return stretch.view(torch.uint8)
+
+
 def _difference(first: Signature, other: Signature, rank: int) -> str:
-    for (name, shape, dtype), (other_name, other_shape, other_dtype) in zip(
-        first, other, strict=False
-    ):
+    for (name, kind), (other_name, other_kind) in zip(first, other, strict=False):
         if name != other_name:
             return f"rank 0 has {name!r} where rank {rank} has {other_name!r}"
-        if (shape, dtype) != (other_shape, other_dtype):
-            return (
-                f"{name!r} is {dtype} {tuple(shape)} on rank 0 and "
-                f"{other_dtype} {tuple(other_shape)} on rank {rank}"
-            )
+        if kind != other_kind:
+            return f"{name!r} is {kind} on rank 0 and {other_kind} on rank {rank}"
     longer, shorter = (0, rank) if len(first) > len(other) else (rank, 0)
     extra = (first if len(first) > len(other) else other)[min(len(first), len(other))][0]
     return f"{extra!r} is there on rank {longer} and missing on rank {shorter}"

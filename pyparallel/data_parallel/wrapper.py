@@ -78,6 +78,7 @@ class DataParallel(nn.Module):
             )
         self._device = _one_device(params, device_ids, output_device)
         self.module = module
+        self._frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
         self._broadcast_buffers = broadcast_buffers
         self._find_unused = find_unused_parameters
         self._synchronise = True  # what no_sync() turns off
@@ -110,6 +111,12 @@ class DataParallel(nn.Module):
         if self._in_backward and torch._C._current_graph_task_id() == -1:  # that backward raised
             self._in_backward = False
             self._buckets.reset()
+        for name, param in self._frozen.items():
+            if param.requires_grad:
+                raise RuntimeError(
+                    f"parameter {name!r} was frozen when its module was wrapped, its gradients "
+                    "would not be averaged; wrap the module again after unfreezing it"
+                )
         communicator = self._context.communicator
         if self._broadcast_buffers and self._buffers_are_due and communicator.world_size > 1:
             broadcast_tensors(self.module.buffers(), communicator)
@@ -178,10 +185,22 @@ def _has_free_core(device: torch.device) -> bool:
 
 
 def _accept_both_prefixes(
-    wrapper: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
+    wrapper: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    local_metadata: Mapping[str, Any],
+    *_: object,
 ) -> None:
     """Keys of the wrapped module get the prefix under which torch looks for it."""
     assert isinstance(wrapper, DataParallel)
-    for key in wrapper.module.state_dict():
-        if prefix + key in state_dict and prefix + "module." + key not in state_dict:
-            state_dict[prefix + "module." + key] = state_dict.pop(prefix + key)
+    if local_metadata.get("assign_to_params_buffers"):
+        raise ValueError(
+            "load_state_dict(assign=True) would replace the parameters whose gradients "
+            "DataParallel averages; load before wrapping, or without assign"
+        )
+    keys = list(wrapper.module.state_dict())
+    plain = [key for key in keys if prefix + key in state_dict]
+    # A module may itself have a part called "module": what fits more keys is meant.
+    if len(plain) > sum(prefix + "module." + key in state_dict for key in keys):
+        moved = {prefix + "module." + key: state_dict.pop(prefix + key) for key in plain}
+        state_dict.update(moved)

@@ -50,6 +50,8 @@ def broadcast_all_layouts() -> None:
         torch.randn(5, 2, generator=generator)[:, 0],
         torch.randn(0, 3),
         torch.tensor(context.rank),
+        torch.tensor([context.rank == 0, True]),
+        torch.full((3,), context.rank, dtype=torch.int8),
     ]
     outside = tensors[3]._base
     assert outside is not None
@@ -62,6 +64,8 @@ def broadcast_all_layouts() -> None:
     assert torch.equal(tensors[3], torch.randn(5, 2, generator=generator)[:, 0])
     assert torch.equal(outside[:, 1], kept)
     assert tensors[5].item() == 0
+    assert tensors[6].tolist() == [True, True]
+    assert tensors[7].tolist() == [0, 0, 0]
 
 
 def test_values_of_rank_0_arrive_in_any_layout() -> None:

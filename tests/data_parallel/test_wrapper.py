@@ -202,6 +202,19 @@ def refusals() -> None:
         DataParallel(nn.Linear(2, 2), bucket_cap=3)  # type: ignore[call-arg]
 
 
+def unfreeze_late() -> None:
+    pyparallel.init()
+    model = DataParallel(Mixed())
+    model.module.frozen.requires_grad_(True)
+    model(images(0, 0, 0))
+
+
+def test_a_parameter_unfrozen_after_wrapping_is_named() -> None:
+    (error,) = errors_of_ranks(1, unfreeze_late)
+    assert isinstance(error, RuntimeError)
+    assert "'frozen.weight' was frozen when its module was wrapped" in str(error)
+
+
 def test_wrong_arguments_are_refused_by_name() -> None:
     run_ranks(1, refusals)
 
