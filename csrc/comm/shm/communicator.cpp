@@ -153,7 +153,7 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
     if (now_ns() > deadline_)
       throw CollectiveTimeoutError("rank " + std::to_string(rank_) + " waited " +
                                    std::to_string(timeout_ns_ / 1'000'000) + " ms for rank " + std::to_string(r) +
-                                   " in " + doing + ": its process is alive, but it did not come");
+                                   " in " + doing + ", which did not come");
   }
   waited_ns_ += now_ns() - start;
 }

@@ -44,6 +44,9 @@ void a_killed_rank_is_named(int microseconds) {
   if (child == 0) reduce_forever();
   std::int64_t killed_at = 0;
   std::thread killer([&] {
+    // Before it has joined nobody knows its process: that is the rendezvous' business.
+    auto& block = *reinterpret_cast<ControlBlock*>(control->data());
+    while (!reached(block.rank(1).joined, 1)) usleep(100);
     usleep(static_cast<useconds_t>(microseconds));
     killed_at = now_ns();
     kill(child, SIGKILL);  // nobody reaps it before the end: it stays a zombie
