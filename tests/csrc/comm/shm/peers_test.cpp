@@ -95,9 +95,8 @@ void entries_are_reused_and_limited() {
 void a_reused_entry_is_mapped_anew() {
   const auto control = Communicator::create_control(1);
   auto& block = *reinterpret_cast<ControlBlock*>(control->data());
-  block.rank(0).pid = getpid();
   SegmentTable table(control, 0);
-  PeerMemory memory(block, 1);
+  PeerMemory memory(block, {getpid()});
   for (char mark : {'a', 'b', 'c'}) {
     const auto segment = table.allocate(100);
     segment->data()[5] = mark;
