@@ -6,22 +6,8 @@ DTYPES: dict[str, int]
 def features() -> dict[str, Any]: ...
 def available_memory() -> int: ...
 
-class AdamTable:
+class AdamHyper:
     def __init__(
-        self,
-        params: Sequence[int],
-        grads: Sequence[int],
-        exp_avgs: Sequence[int],
-        exp_avg_sqs: Sequence[int],
-        max_exp_avg_sqs: Sequence[int],
-        masters: Sequence[int],
-        steps: Sequence[int],
-        numels: Sequence[int],
-        param_dtype: int,
-        grad_dtype: int,
-    ) -> None: ...
-    def set_grads(self, grads: Sequence[int]) -> None: ...
-    def step(
         self,
         lr: float,
         beta1: float,
@@ -29,14 +15,82 @@ class AdamTable:
         eps: float,
         weight_decay: float,
         decoupled: bool,
-        maximize: bool,
-        grad_scale: int,
-        found_inf: int,
-        device: int,
-        stream: int,
-        threads: int,
+        amsgrad: bool,
     ) -> None: ...
 
+class SgdHyper:
+    def __init__(
+        self,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        weight_decay: float,
+        nesterov: bool,
+    ) -> None: ...
+
+class AdagradHyper:
+    def __init__(
+        self,
+        lr: float,
+        lr_decay: float,
+        weight_decay: float,
+        eps: float,
+    ) -> None: ...
+
+class RmspropHyper:
+    def __init__(
+        self,
+        lr: float,
+        alpha: float,
+        eps: float,
+        weight_decay: float,
+        momentum: float,
+        centered: bool,
+    ) -> None: ...
+
+class LionHyper:
+    def __init__(
+        self,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        weight_decay: float,
+    ) -> None: ...
+
+Hyper = AdamHyper | SgdHyper | AdagradHyper | RmspropHyper | LionHyper
+
+class Extra:
+    none: ClassVar[Extra]
+    master: ClassVar[Extra]
+    remainder: ClassVar[Extra]
+    stochastic: ClassVar[Extra]
+
+class StepControl:
+    def __init__(
+        self, grad_scale: int, found_inf: int, clip: int, lr: int, maximize: bool, seed: int
+    ) -> None: ...
+
+class StepTable:
+    def __init__(
+        self,
+        params: Sequence[int],
+        grads: Sequence[int],
+        states: Sequence[Sequence[int]],
+        extras: Sequence[int],
+        steps: Sequence[int],
+        factors: Sequence[int],
+        numels: Sequence[int],
+        param_dtype: int,
+        grad_dtype: int,
+        state_dtype: int,
+        extra: Extra,
+    ) -> None: ...
+    def set_grads(self, grads: Sequence[int]) -> None: ...
+    def step(
+        self, hyper: Hyper, control: StepControl, device: int, stream: int, threads: int
+    ) -> None: ...
+
+def moment_bytes(numel: int) -> int: ...
 def pack(
     tensors: Sequence[int],
     offsets: Sequence[int],

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from pyparallel._native import core
 
@@ -27,6 +28,33 @@ def dtype_code(dtype: torch.dtype, *, what: str) -> int:
         known = ", ".join(str(known).removeprefix("torch.") for known in DTYPE_CODES)
         raise TypeError(f"{what} has dtype {dtype}, which is none of {known}")
     return code
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The memory of this rank: a DTensor's shard, or the tensor itself."""
+    if type(tensor) is Tensor or type(tensor).__name__ != "DTensor":
+        return tensor
+    shard = tensor.to_local()  # type: ignore[attr-defined]
+    assert isinstance(shard, Tensor)
+    return shard
+
+
+def shard_groups(tensor: Tensor) -> tuple[ProcessGroup, ...]:
+    """The process groups over which a DTensor is sharded; none for other tensors.
+
+    Raises:
+        TypeError: a DTensor that is neither sharded nor replicated (a sum still to be made).
+    """
+    if type(tensor).__name__ != "DTensor":
+        return ()
+    groups = []
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]
+    for dimension, placement in enumerate(placements):
+        if placement.is_partial():
+            raise TypeError(f"a DTensor with placement {placement} is not the sum of its parts yet")
+        if not placement.is_replicate():
+            groups.append(mesh.get_group(dimension))
+    return tuple(groups)
 
 
 def device_and_stream(device: torch.device) -> tuple[int, int]:
@@ -167,16 +195,23 @@ def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     """
     if not tensors:
         return torch.zeros(2, dtype=torch.float64)
-    dtype, device = _one_list(tensors, "sum_of_squares")
+    _, device = _one_list(tensors, "sum_of_squares")
+    numels = [tensor.numel() for tensor in tensors]
+    return sum_of_squares_at(addresses(tensors), numels, tensors[0].dtype, device)
+
+
+def sum_of_squares_at(
+    pointers: Sequence[int], numels: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """:func:`sum_of_squares` of checked memory: addresses and elements, one dtype, one device."""
     result = torch.zeros(2, dtype=torch.float64, device=device)
     index, stream = device_and_stream(device)
-    pointers, numels = addresses(tensors), [tensor.numel() for tensor in tensors]
     num_bytes = core.sum_of_squares_workspace(pointers, numels, index)
     workspace = torch.empty(num_bytes, dtype=torch.uint8, device=device)
     core.sum_of_squares(
         pointers,
         numels,
-        dtype,
+        dtype_code(dtype, what="sum_of_squares"),
         result.data_ptr(),
         workspace.data_ptr(),
         index,

@@ -3,13 +3,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/macros.hpp"
+
 namespace pyparallel {
 
 enum class DType : std::uint8_t { kFloat32 = 0, kFloat64, kBFloat16, kFloat16, kInt32, kInt64, kUInt8 };
 
 inline constexpr int kDTypeCount = 7;
 
-constexpr std::size_t item_size(DType dtype) {
+PP_HOST_DEVICE constexpr std::size_t item_size(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:
     case DType::kInt32:

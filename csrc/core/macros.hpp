@@ -20,4 +20,15 @@ PP_HOST_DEVICE float fused_multiply_add(float a, float b, float c) {
 #endif
 }
 
+PP_HOST_DEVICE double fused_multiply_add(double a, double b, double c) {
+#if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__aarch64__)
+  return fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+PP_HOST_DEVICE float square_root(float value) { return sqrtf(value); }
+PP_HOST_DEVICE double square_root(double value) { return sqrt(value); }
+
 }  // namespace pyparallel

@@ -12,10 +12,11 @@ struct Range {
 };
 
 // The list cut into tasks of about `task_elements`: a long tensor gives several tasks, many short ones share one. The
-// cut depends on the arguments only. Empty tensors give no range.
+// cut depends on the arguments only; within a tensor it lies on multiples of kUnit. Empty tensors give no range.
 class RangeTasks {
  public:
   static constexpr std::int64_t kTaskElements = 1 << 16;
+  static constexpr std::int64_t kUnit = 512;
 
   template <typename Item>
   RangeTasks(const Item* items, std::int64_t count, std::int64_t task_elements = kTaskElements) {
@@ -26,7 +27,7 @@ class RangeTasks {
           first_.push_back(static_cast<std::int64_t>(ranges_.size()));
           room = task_elements;
         }
-        const std::int64_t end = std::min(items[index].numel, begin + room);
+        const std::int64_t end = std::min(items[index].numel, begin + (room + kUnit - 1) / kUnit * kUnit);
         ranges_.push_back({index, begin, end});
         // A remainder too short to be worth a range of its own ends the task.
         room -= end - begin;

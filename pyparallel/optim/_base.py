@@ -1,85 +1,86 @@
-"""FusedOptimizer: what our optimizers share: batches, precision of the state, AMP, state_dict."""
+"""FusedOptimizer: what our optimizers share: native calls, AMP, clipping, state_dict."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Generic, Literal, cast, overload
+from typing import Any, Unpack, cast, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from pyparallel import _tensors
+from pyparallel._native import core
 from pyparallel.monitor import SPANS
-from pyparallel.optim._batch import Batch, Plan, State, TableT, identical
-from pyparallel.optim._state import follow, own_copy, state_tensors
+from pyparallel.optim._batch import Batch, Plan, State, identical
+from pyparallel.optim._norm import Clip, clip_of
+from pyparallel.optim._options import FusedOptions, Options
+from pyparallel.optim._state import column, follow, new_state, own_copy, own_step, state_tensors
 
-Master = Literal["fp32"] | None
-
-_MASTERED = (torch.bfloat16, torch.float16)
+_PARAM_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-class FusedOptimizer(Optimizer, Generic[TableT]):
+class FusedOptimizer(Optimizer):
     """Base of the optimizers that step all tensors of a group in one native call.
 
-    A subclass names its float32 state (``state_keys``) and the group keys that shape the native
-    table (``table_keys``), makes the state (``_init_state``), reads and checks a group's scalars
-    (``_hyper``), builds the table (``_build_table``) and calls it (``_launch``). Steps are counted
-    per parameter, on the parameter's device. Nothing synchronises, except that a CUDA tensor as
-    ``lr`` is read.
+    A subclass names its states (``_state_keys``, those that may be negative in ``signed_keys``) and
+    reads and checks a group's hyperparameters (``_hyper``). Steps are counted per parameter, on
+    its device. Nothing synchronises, except that a tensor as ``lr`` is checked once on the CPU.
 
     Follows the contract of torch.amp.GradScaler for optimizers that unscale by themselves:
     ``grad_scale`` divides the gradients and any ``found_inf`` other than 0 skips the step.
+
+    Attributes:
+        options: how parameters and states are kept; see Options.
+        last_grad_norm: with ``max_norm``, the norm of the last step's gradients before clipping: a
+            float32 scalar on their device. None before the first step.
     """
 
-    state_keys: tuple[str, ...] = ()
-    table_keys: tuple[str, ...] = ()
-    param_dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+    signed_keys: tuple[str, ...] = ()
     _step_supports_amp_scaling = True
 
-    def __init__(self, params: ParamsT, defaults: dict[str, Any], *, master: Master) -> None:
+    def __init__(
+        self, params: ParamsT, defaults: dict[str, Any], **fused: Unpack[FusedOptions]
+    ) -> None:
         """Checks what all optimizers share and hands the rest to torch.
 
         Args:
             params: parameters or groups, as torch takes them.
             defaults: group defaults, with torch's keys.
-            master: "fp32" keeps a float32 copy of every 16-bit parameter in the state.
+            **fused: see Options.
         """
-        if master not in (None, "fp32"):
-            raise ValueError(f"master is {master!r}; it can be None or 'fp32'")
+        self.options = Options(**fused)
         if defaults.get("differentiable"):
             raise RuntimeError(
                 f"{type(self).__name__}: differentiable=True cannot be fused; use torch.optim"
             )
         if defaults.get("fused") and defaults.get("foreach"):
             raise RuntimeError("`fused` and `foreach` cannot be `True` together.")
-        self.master: Master = master
-        self._plans: dict[int, tuple[list[Any], Plan[TableT]]] = {}  # with the table_keys' values
-        self._states: list[State] = []  # as of the last step
-        self._versions: dict[Tensor, int] = {}  # of parameters with masters, after our last write
+        self.last_grad_norm: Tensor | None = None
+        self._forget()
         super().__init__(params, defaults)
 
-    def _keys(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """The state keys that a group's options call for."""
-        return self.state_keys
+    def _forget(self) -> None:
+        self._plans: dict[int, tuple[tuple[str, ...], Plan]] = {}  # with the group's state keys
+        self._states: list[State] = []  # as of the last step
+        self._versions: dict[Tensor, int] = {}  # of parameters with masters, after our last write
 
-    def _init_state(self, param: Tensor, group: dict[str, Any], state: State) -> None:
+    def _state_keys(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The states that a group's hyperparameters call for, in the kernel's order."""
         raise NotImplementedError
 
-    def _hyper(self, group: dict[str, Any]) -> dict[str, Any]:
+    def _hyper(self, group: dict[str, Any]) -> core.Hyper:
+        """A group's hyperparameters, checked."""
         raise NotImplementedError
 
-    def _build_table(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor],
-        states: list[State],
-        group: dict[str, Any],
-    ) -> TableT:
-        raise NotImplementedError
+    def _counts(self, group: dict[str, Any]) -> bool:
+        """Whether the group's parameters keep a `step`."""
+        return True
 
-    def _launch(self, batch: Batch[TableT], hyper: dict[str, Any], amp: tuple[int, int]) -> None:
-        raise NotImplementedError
+    def _first_value(self, group: dict[str, Any]) -> float:
+        """What new states are filled with."""
+        return 0.0
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -100,16 +101,19 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
         self._forget_replaced_states()
         hypers = [self._hyper(group) for group in self.param_groups]
         launches = [
-            (batch, hyper, self._amp(batch.device))
+            (batch, hyper, group)
             for group, hyper in zip(self.param_groups, hypers, strict=True)
             for batch in self._batches(group)
         ]
         self._states = list(self.state.values())
-        for batch, hyper, amp in launches:
+        clip = self._clip([batch for batch, _, _ in launches])
+        controls = [self._control(batch, group, clip) for batch, _, group in launches]
+        for (batch, hyper, _), (control, _kept) in zip(launches, controls, strict=True):
             self._refresh_masters(batch)
             # Before the launch, while the parameters' records are still in the cache.
-            torch.autograd.graph.increment_version(batch.params)
-            self._launch(batch, hyper, amp)
+            torch.autograd.graph.increment_version(batch.owners)
+            device, stream = _tensors.device_and_stream(batch.device)
+            batch.table.step(hyper, control, device, stream, torch.get_num_threads())
             self._remember_masters(batch)
         SPANS.record("optimizer", start, time.monotonic_ns())
         return loss
@@ -120,81 +124,134 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
         if len(states) != len(self._states) or not identical(states, self._states):
             self._plans.clear()
 
-    def _batches(self, group: dict[str, Any]) -> list[Batch[TableT]]:
+    def _batches(self, group: dict[str, Any]) -> list[Batch]:
         params = group["params"]
         grads = [param.grad for param in params]
-        options = [group[key] for key in self.table_keys]
+        keys = (*self._state_keys(group), *(["step"] if self._keeps_step(group) else []))
         known, plan = self._plans.get(id(group), (None, None))
-        if plan is None or known != options or not plan.renew(params, grads):
-            plan = Plan(params, grads, lambda p, g: self._make_batch(p, g, group))
-            self._plans[id(group)] = (options, plan)
+        if plan is None or known != keys or not plan.renew(params, grads):
+            plan = Plan(params, grads, lambda o, p, g: self._make_batch(o, p, g, group))
+            self._plans[id(group)] = (keys, plan)
         return plan.batches
 
     def _make_batch(
-        self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]
-    ) -> Batch[TableT]:
-        if params[0].dtype not in self.param_dtypes:
-            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.param_dtypes)
+        self,
+        owners: list[Tensor],
+        params: list[Tensor],
+        grads: list[Tensor],
+        group: dict[str, Any],
+    ) -> Batch:
+        dtype = params[0].dtype
+        if dtype not in _PARAM_DTYPES:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _PARAM_DTYPES)
             raise TypeError(
                 f"{type(self).__name__}: a parameter of shape {tuple(params[0].shape)} is "
-                f"{params[0].dtype}; supported are {known}"
+                f"{dtype}; supported are {known}"
             )
-        for param in params:
-            self._prepare_state(param, group)
-            self._versions.pop(param, None)  # its memory may be another one: look at the master
-        states = [self.state[param] for param in params]
-        keys = ("step", *self._keys(group), "master")
-        table = self._build_table(params, grads, states, group)
-        return Batch(params, grads, states, keys, table)
+        for owner in owners:
+            self._prepare_state(owner, group)
+            self._versions.pop(owner, None)  # its memory may be another one: look at the master
+        states = [self.state[owner] for owner in owners]
+        keys, step = self._state_keys(group), "step" if self._keeps_step(group) else None
+        extra, narrow = self.options.extra_key(dtype), self.options.dtype_of_states(dtype)
+        table = core.StepTable(
+            params=_tensors.addresses(params),
+            grads=_tensors.addresses(grads),
+            states=[column(states, key, params, narrow) for key in keys],
+            extras=column(states, extra, params, _EXTRA_DTYPES.get(extra or "", dtype)),
+            steps=column(states, step, params, torch.float32),
+            factors=[],
+            numels=[param.numel() for param in params],
+            param_dtype=_tensors.dtype_code(dtype, what="the parameter"),
+            grad_dtype=_tensors.dtype_code(grads[0].dtype, what="the gradient"),
+            state_dtype=_tensors.dtype_code(narrow, what="the state"),
+            extra=self.options.extra(dtype),
+        )
+        kept = (*keys, *(key for key in (step, extra) if key is not None))
+        return Batch(owners, params, grads, states, kept, table)
+
+    def _keeps_step(self, group: dict[str, Any]) -> bool:
+        return self.options.is_random or self._counts(group)
 
     def _prepare_state(self, param: Tensor, group: dict[str, Any]) -> None:
         state = self.state[param]
-        if "step" not in state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=param.device)
-        self._init_state(param, group, state)
-        if self.master is None:
-            state.pop("master", None)
-        elif param.dtype in _MASTERED and "master" not in state:
+        if self._keeps_step(group) and "step" not in state:
+            # A checkpoint of torch's may have states and no count: they are not the first.
+            first = any(key in state for key in self._state_keys(group))
+            device = _tensors.local(param).device
+            state["step"] = torch.full((), float(first), dtype=torch.float32, device=device)
+        dtype, value = self.options.dtype_of_states(param.dtype), self._first_value(group)
+        for key in self._state_keys(group):
+            if state.get(key) is None:
+                state[key] = new_state(param, dtype, value, signed=key in self.signed_keys)
+        extra = self.options.extra_key(param.dtype)
+        for key in _EXTRA_DTYPES.keys() & state.keys():
+            if key != extra:
+                del state[key]
+        if extra == "master" and "master" not in state:
             state["master"] = param.detach().to(torch.float32)
+        if extra == "remainder" and "remainder" not in state:
+            state["remainder"] = torch.zeros_like(param, dtype=torch.int16, requires_grad=False)
 
-    def _refresh_masters(self, batch: Batch[TableT]) -> None:
+    def _refresh_masters(self, batch: Batch) -> None:
         """A parameter written by anyone else (load_state_dict, say) brings its master along."""
         if "master" in batch.states[0]:
-            for param, state in zip(batch.params, batch.states, strict=True):
-                if param._version != self._versions.get(param):
-                    follow(state["master"], param)
+            for owner, state in zip(batch.owners, batch.states, strict=True):
+                if owner._version != self._versions.get(owner):
+                    follow(state["master"], owner)
 
-    def _remember_masters(self, batch: Batch[TableT]) -> None:
+    def _remember_masters(self, batch: Batch) -> None:
         if "master" in batch.states[0]:
-            self._versions.update((param, param._version) for param in batch.params)
+            self._versions.update((owner, owner._version) for owner in batch.owners)
 
-    def _amp(self, device: torch.device) -> tuple[int, int]:
-        """Addresses of GradScaler's scale and flag, 0 where there is none."""
-        scalars = []
-        for name in ("grad_scale", "found_inf"):
-            value: Tensor | None = getattr(self, name, None)
-            if value is not None and (value.dtype != torch.float32 or value.device != device):
+    def _clip(self, batches: list[Batch]) -> Clip | None:
+        if self.options.max_norm is None:
+            return None
+        scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        clip = clip_of(batches, self.options.max_norm, scale, found_inf)
+        self.last_grad_norm = None if clip is None else clip.norm
+        return clip
+
+    def _control(
+        self, batch: Batch, group: dict[str, Any], clip: Clip | None
+    ) -> tuple[core.StepControl, list[Tensor]]:
+        """What scales or skips a batch's step, and the tensors it points to."""
+        scalars: dict[str, Tensor | None] = {
+            name: getattr(self, name, None) for name in ("grad_scale", "found_inf")
+        }
+        for name, value in scalars.items():
+            if value is not None and (value.dtype, value.device) != (torch.float32, batch.device):
                 raise ValueError(
-                    f"{name} is {value.dtype} on {value.device}, not float32 on {device}"
+                    f"{name} is {value.dtype} on {value.device}, not float32 on {batch.device}"
                 )
-            scalars.append(0 if value is None else value.data_ptr())
-        return scalars[0], scalars[1]
+        if clip is not None:
+            here = clip.to(batch.device)
+            scalars |= {"clip": here.factor, "found_inf": here.found_inf}
+        if isinstance(group["lr"], Tensor) and batch.device.type != "cpu":
+            scalars["lr"] = group["lr"].to(batch.device, torch.float32)
+        addresses = {
+            name: 0 if (value := scalars.get(name)) is None else value.data_ptr()
+            for name in ("grad_scale", "found_inf", "clip", "lr")
+        }
+        maximize = bool(group.get("maximize", False))
+        control = core.StepControl(**addresses, maximize=maximize, seed=self.options.seed)
+        return control, [value for value in scalars.values() if value is not None]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but the state keeps its precision instead of taking the parameter's dtype.
+        """As torch's, but states are kept as `options` say, not in the parameter's dtype.
 
         Raises:
             ValueError: a state of another shape than its parameter; nothing is loaded then.
         """
         precise: list[tuple[Tensor, str, Tensor]] = []  # as given, before torch casts
-        names = {"step", "master", *self.state_keys}
 
         def check(_: Optimizer, given: dict[str, Any]) -> None:  # after all other hooks
+            names = {"step", *_EXTRA_DTYPES, *self._all_state_keys()}
             precise.extend(state_tensors(given, self.param_groups, names))
 
         def restore(_: Optimizer) -> None:  # before all other hooks
             for param, name, value in precise:
-                self.state[param][name] = own_copy(value, param, scalar=name == "step")
+                self.state[param][name] = self._own(param, name, value)
 
         before = self.register_load_state_dict_pre_hook(check)
         after = self.register_load_state_dict_post_hook(restore, prepend=True)
@@ -204,17 +261,26 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
             before.remove()
             after.remove()
 
+    def _all_state_keys(self) -> set[str]:
+        """Every key that any hyperparameters call for."""
+        raise NotImplementedError
+
+    def _own(self, param: Tensor, name: str, value: Tensor) -> Tensor:
+        if name == "step":
+            return own_step(value, param)
+        dtype = _EXTRA_DTYPES.get(name, self.options.dtype_of_states(param.dtype))
+        return own_copy(value, param, dtype, signed=name in self.signed_keys)
+
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and deepcopy: what torch keeps, and `master`."""
-        return {**super().__getstate__(), "master": self.master}
+        """For pickle and deepcopy: what torch keeps, and `options`."""
+        return {**super().__getstate__(), "options": self.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The way back of __getstate__; old or foreign states get what they lack."""
         super().__setstate__(state)
-        self.__dict__.setdefault("master", None)
-        self._plans = {}
-        self._states = []
-        self._versions = {}
+        self.__dict__.setdefault("options", Options())
+        self.__dict__.setdefault("last_grad_norm", None)
+        self._forget()
         for group in self.param_groups:
             for param in group["params"]:
                 self._complete_state(param)
@@ -225,3 +291,9 @@ class FusedOptimizer(Optimizer, Generic[TableT]):
             state["step"] = torch.tensor(
                 float(state["step"]), dtype=torch.float32, device=param.device
             )
+
+
+_EXTRA_DTYPES: dict[str, torch.dtype] = {
+    "master": torch.float32,
+    "remainder": torch.int16,
+}

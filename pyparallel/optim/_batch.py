@@ -5,24 +5,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter, is_, itemgetter
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from pyparallel import _tensors
+from pyparallel._native import core
 
 State = dict[str, Any]
-
-
-class Table(Protocol):
-    """A native table of addresses whose gradients can be replaced."""
-
-    def set_grads(self, grads: Sequence[int]) -> None:
-        """Points to other gradients of the same sizes and dtype."""
-
-
-TableT = TypeVar("TableT", bound=Table)
 
 _kind = attrgetter("dtype", "layout", "device")
 _is_neg = Tensor.is_neg
@@ -94,7 +85,7 @@ class _Column:
         self._key = key
         self._states = states
         self._tensors: list[Tensor] = list(map(itemgetter(key), states))
-        self._addresses = _tensors.addresses(self._tensors)
+        self._addresses = self._look()
         self._turn = 0
         self._by_turns = len(states) > self.ALL_UP_TO and self._tensors[0].device.type == "cpu"
         self._memory = [t.untyped_storage() for t in self._tensors] if self._by_turns else []
@@ -111,11 +102,11 @@ class _Column:
         except KeyError:  # the tensor was taken out
             return False
         if not self._by_turns:
-            return _tensors.addresses(self._tensors) == self._addresses
+            return self._look() == self._addresses
         self._turn = (self._turn + 1) % len(self._tensors)
-        if self._tensors[self._turn].data_ptr() == self._addresses[self._turn]:
+        if _tensors.local(self._tensors[self._turn]).data_ptr() == self._addresses[self._turn]:
             return True
-        pairs = zip(_tensors.addresses(self._tensors), self._addresses, strict=True)
+        pairs = zip(self._look(), self._addresses, strict=True)
         if any(now == before for now, before in pairs):
             raise RuntimeError(
                 f"the memory of some {self._key!r} states was replaced through .data; put a new "
@@ -123,34 +114,49 @@ class _Column:
             )
         return False
 
+    def _look(self) -> list[int]:
+        if type(self._tensors[0]) is Tensor:
+            return _tensors.addresses(self._tensors)
+        return _tensors.addresses(map(_tensors.local, self._tensors))
 
-class Batch(Generic[TableT]):
+
+class Batch:
     """Parameters with one device, dtype and gradient dtype, and the native table over them.
 
     Attributes:
-        params: the parameters, in the group's order.
+        owners: the parameters as the optimizer knows them, in the group's order.
+        params: their local memory; the owners themselves but for DTensors.
         states: their optimizer states.
         table: the native table.
         device: of all of them.
+        grad_dtype: of all their gradients.
+        grad_addresses: where the gradients lie now.
+        numels: elements of each.
+        shard_groups: process groups over which the tensors are shards of larger ones.
     """
 
     def __init__(
         self,
+        owners: list[Tensor],
         params: list[Tensor],
         grads: list[Tensor],
         states: list[State],
         keys: Sequence[str],
-        table: TableT,
+        table: core.StepTable,
     ) -> None:
         """Keeps the table with what it points to; `keys` name the state tensors among that."""
+        self.owners = owners
         self.params = params
         self.states = states
         self.device = params[0].device
+        self.grad_dtype = grads[0].dtype
+        self.grad_addresses = _tensors.addresses(grads)
+        self.numels = [param.numel() for param in params]
+        self.shard_groups = _tensors.shard_groups(owners[0])
         self._grads = grads
-        self._grad_addresses = _tensors.addresses(grads)
         self._grad_geometry = _geometry(grads)
         self._param_addresses = _tensors.addresses(params)
-        self._columns = [_Column(states, key) for key in keys if key in states[0]]
+        self._columns = [_Column(states, key) for key in keys]
         self.table = table
 
     def renew(self, grads: list[Tensor]) -> bool:
@@ -159,7 +165,7 @@ class Batch(Generic[TableT]):
         if not same and set(map(_kind, grads)) != self._grad_geometry[0]:
             return False
         addresses = _tensors.addresses(grads)
-        changed = addresses != self._grad_addresses
+        changed = addresses != self.grad_addresses
         looks_new = changed or not same
         if looks_new and (_geometry(grads) != self._grad_geometry or any(map(_is_neg, grads))):
             return False
@@ -169,26 +175,29 @@ class Batch(Generic[TableT]):
             return False
         if changed:
             self.table.set_grads(addresses)
-            self._grad_addresses = addresses
+            self.grad_addresses = addresses
         self._grads = grads
         return True
 
 
-class Plan(Generic[TableT]):
+MakeBatch = Callable[[list[Tensor], list[Tensor], list[Tensor]], Batch]
+
+
+class Plan:
     """The batches of one group for one pattern of missing gradients.
 
     Attributes:
-        batches: one per device, dtype and gradient dtype.
+        batches: one per device, dtype, gradient dtype and way of sharding.
     """
 
     def __init__(
-        self,
-        params: list[Tensor],
-        grads: list[Tensor | None],
-        make_batch: Callable[[list[Tensor], list[Tensor]], Batch[TableT]],
+        self, owners: list[Tensor], grads: list[Tensor | None], make_batch: MakeBatch
     ) -> None:
         """Sorts the parameters that have gradients into batches."""
-        self._params = list(params)
+        self._owners = list(owners)
+        params = [_tensors.local(owner) for owner in owners]
+        self._distributed = not identical(params, owners)
+        grads = self._local(grads)
         self._missing = [grad is None for grad in grads]
         self._indices: dict[tuple[Any, ...], list[int]] = {}
         used: list[Tensor | None] = []
@@ -199,27 +208,37 @@ class Plan(Generic[TableT]):
             _tensors.check_memory(param, what=f"parameter {index}")
             grad = dense_grad(param, grad, what=f"parameter {index}")
             used.append(grad)
-            self._indices.setdefault((param.device, param.dtype, grad.dtype), []).append(index)
+            groups = _tensors.shard_groups(owners[index]) if self._distributed else ()
+            kind = (param.device, param.dtype, grad.dtype, groups)
+            self._indices.setdefault(kind, []).append(index)
         # A copied gradient serves one step: such a plan is not kept.
         self.reusable = identical(used, grads)
         self.batches = [
             make_batch(
-                [params[i] for i in indices], [g for i in indices if (g := used[i]) is not None]
+                [owners[i] for i in indices],
+                [params[i] for i in indices],
+                [g for i in indices if (g := used[i]) is not None],
             )
             for indices in self._indices.values()
         ]
 
-    def renew(self, params: list[Tensor], grads: list[Tensor | None]) -> bool:
+    def renew(self, owners: list[Tensor], grads: list[Tensor | None]) -> bool:
         """Takes this step's gradients; False if the plan no longer fits."""
-        if not self.reusable or len(params) != len(self._params):
+        if not self.reusable or len(owners) != len(self._owners):
             return False
-        if not identical(params, self._params):
+        if not identical(owners, self._owners):
             return False
         if [grad is None for grad in grads] != self._missing:
             return False
+        grads = self._local(grads)
         if len(self.batches) == 1 and not any(self._missing):
             return self.batches[0].renew(cast("list[Tensor]", grads))
         return all(
             batch.renew([g for i in indices if (g := grads[i]) is not None])
             for batch, indices in zip(self.batches, self._indices.values(), strict=True)
         )
+
+    def _local(self, grads: list[Tensor | None]) -> list[Tensor | None]:
+        if not self._distributed:
+            return grads
+        return [None if grad is None else _tensors.local(grad) for grad in grads]

@@ -1,4 +1,4 @@
-"""State tensors: float32 whatever the parameter's dtype, and in its memory order."""
+"""State tensors: in their parameter's memory order, in their own dtype, exact through loading."""
 
 from __future__ import annotations
 
@@ -11,33 +11,51 @@ from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel.optim._batch import State, same_order
+from pyparallel.optim._moments import decode_moments, empty_moments, encode_moments
 
 
-def column(states: list[State], key: str, params: list[Tensor]) -> list[int]:
-    """Addresses of one state tensor per parameter; none at all where no state has it.
+def new_state(param: Tensor, dtype: torch.dtype, value: float = 0.0, *, signed: bool) -> Tensor:
+    """A state tensor of one value, shaped as its parameter (8-bit ones: a list of codes)."""
+    if dtype != torch.uint8:
+        return torch.full_like(param, value, dtype=dtype, requires_grad=False)
+    if _tensors.local(param) is not param:
+        raise TypeError("state_dtype='8bit' has no shape that a DTensor parameter could shard")
+    if value == 0.0:
+        return empty_moments(param.numel(), param.device)
+    return encode_moments(torch.full_like(param, value, dtype=torch.float32), signed=signed)
+
+
+def column(
+    states: list[State], key: str | None, params: list[Tensor], dtype: torch.dtype
+) -> list[int]:
+    """Addresses of one state tensor per parameter; none at all without a key.
 
     Raises:
         ValueError: a state of another dtype, device, shape or memory order than the kernels expect.
     """
-    if key not in states[0]:
+    if key is None:
         return []
-    for state, param in zip(states, params, strict=True):
-        value = state[key]
-        if value.dtype != torch.float32 or value.device != param.device:
+    tensors = [_tensors.local(state[key]) for state in states]
+    for value, param in zip(tensors, params, strict=True):
+        if value.dtype != dtype or value.device != param.device:
             raise ValueError(
-                f"state {key!r} is {value.dtype} on {value.device}, it must be float32 on "
+                f"state {key!r} is {value.dtype} on {value.device}, it must be {dtype} on "
                 f"{param.device}"
             )
-        shape = torch.Size() if key == "step" else param.shape
+        shape = param.shape
+        if key == "step":
+            shape = torch.Size()
+        elif dtype == torch.uint8:
+            shape = empty_moments(param.numel(), torch.device("meta")).shape
         if value.shape != shape:
             raise ValueError(
                 f"state {key!r} has shape {tuple(value.shape)}, it must be {tuple(shape)}"
             )
-        if not same_order(value, param):
+        if value.shape == param.shape and not same_order(value, param):
             raise ValueError(
                 f"state {key!r} has strides {value.stride()}, its parameter {param.stride()}"
             )
-    return _tensors.addresses(state[key] for state in states)
+    return _tensors.addresses(tensors)
 
 
 def follow(master: Tensor, param: Tensor) -> None:
@@ -65,7 +83,10 @@ def state_tensors(
             value = state[name]
             if not isinstance(value, Tensor):
                 continue
-            if name != "step" and value.shape != param.shape:
+            shape = param.shape
+            if value.dtype == torch.uint8:
+                shape = empty_moments(param.numel(), torch.device("meta")).shape
+            if name != "step" and value.shape != shape:
                 raise ValueError(
                     f"state {name!r} of parameter {key} has shape {tuple(value.shape)}, "
                     f"the parameter {tuple(param.shape)}"
@@ -73,8 +94,20 @@ def state_tensors(
             yield param, name, value
 
 
-def own_copy(value: Tensor, param: Tensor, *, scalar: bool) -> Tensor:
-    """A float32 copy on the parameter's device, in its memory order."""
-    if scalar:
-        return value.to(param.device, torch.float32, copy=True).reshape(())
-    return torch.empty_like(param, dtype=torch.float32, requires_grad=False).copy_(value)
+def own_copy(value: Tensor, param: Tensor, dtype: torch.dtype, *, signed: bool) -> Tensor:
+    """A copy of a loaded state on the parameter's device, in its memory order, as `dtype`.
+
+    The same dtype keeps every bit; 8-bit moments are coded and decoded where one side is not.
+    """
+    value = value.to(param.device)
+    if value.dtype == torch.uint8 and dtype == torch.uint8:
+        return value.clone()
+    if value.dtype == torch.uint8:
+        value = decode_moments(value, param, signed=signed)
+    result = torch.empty_like(param, dtype=value.dtype, requires_grad=False).copy_(value)
+    return encode_moments(result, signed=signed) if dtype == torch.uint8 else result.to(dtype)
+
+
+def own_step(value: Tensor, param: Tensor) -> Tensor:
+    """A copy of a loaded step count: one float32 on the parameter's device."""
+    return value.to(param.device, torch.float32, copy=True).reshape(())

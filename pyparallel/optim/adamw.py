@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from pyparallel.optim._base import Master
+from pyparallel.optim._options import FusedOptions
 from pyparallel.optim.adam import Adam
 
 
@@ -28,7 +28,7 @@ class AdamW(Adam):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        master: Master = None,
+        **options: Unpack[FusedOptions],
     ) -> None:
         """See Adam; weight_decay multiplies the parameter by 1 - lr * weight_decay."""
         super().__init__(
@@ -44,7 +44,7 @@ class AdamW(Adam):
             differentiable=differentiable,
             fused=fused,
             decoupled_weight_decay=True,
-            master=master,
+            **options,
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:

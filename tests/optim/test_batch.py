@@ -13,7 +13,7 @@ from torch import Tensor
 
 from adam_reference import AdamReference, assert_follows, copies, give_random_grads, random_params
 from pyparallel._native import core
-from pyparallel.optim import Adam, adam
+from pyparallel.optim import Adam, _base
 
 
 class CountingTable:
@@ -21,22 +21,23 @@ class CountingTable:
 
     built = stepped = 0
 
-    def __init__(self, *columns: Any) -> None:
+    def __init__(self, **columns: Any) -> None:
         CountingTable.built += 1
-        self._table = core.AdamTable(*columns)
+        self._table = core.StepTable(**columns)
 
     def set_grads(self, grads: list[int]) -> None:
         self._table.set_grads(grads)
 
-    def step(self, **options: Any) -> None:
+    def step(self, *arguments: Any) -> None:
         CountingTable.stepped += 1
-        self._table.step(**options)
+        self._table.step(*arguments)
 
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> type[CountingTable]:
     CountingTable.built = CountingTable.stepped = 0
-    monkeypatch.setattr(adam, "core", SimpleNamespace(AdamTable=CountingTable))
+    fake = SimpleNamespace(StepTable=CountingTable, StepControl=core.StepControl)
+    monkeypatch.setattr(_base, "core", fake)
     return CountingTable
 
 

@@ -13,6 +13,8 @@ using namespace pyparallel::PP_ISA;
 
 namespace {
 
+const AdamHyper kHyper{1e-2, 0.9, 0.999, 1e-8, 0.1, true, false};
+
 template <typename T>
 struct Tensor {
   std::vector<T> param, grad;
@@ -32,20 +34,20 @@ struct Tensor {
     for (auto* zeros : {&m, &v, &vmax}) zeros->assign(numel, 0.0);
   }
 
-  AdamTensor view(bool use_master, bool amsgrad) {
+  StepTensor view() {
     return {param.data(),
             grad.data(),
-            exp_avg.data(),
-            exp_avg_sq.data(),
-            amsgrad ? max_exp_avg_sq.data() : nullptr,
-            use_master ? master.data() : nullptr,
+            {exp_avg.data(), exp_avg_sq.data(), max_exp_avg_sq.data()},
+            master.data(),
             &step,
-            static_cast<std::int64_t>(param.size())};
+            nullptr,
+            static_cast<std::int64_t>(param.size()),
+            0};
   }
 
-  void reference_step(const AdamHyper& h, double count, bool amsgrad) {
+  void reference_step(const AdamHyper& h, double count, bool amsgrad, bool maximize) {
     for (std::size_t i = 0; i < param.size(); ++i) {
-      double g = to_float(grad[i]) * (h.maximize ? -1.0 : 1.0);
+      double g = to_float(grad[i]) * (maximize ? -1.0 : 1.0);
       if (h.decoupled)
         wide[i] *= 1.0 - h.lr * h.weight_decay;
       else
@@ -60,14 +62,24 @@ struct Tensor {
 };
 
 template <typename T>
-void equals_the_reference(DType dtype, bool use_master, bool amsgrad, const AdamHyper& hyper, std::mt19937_64& random) {
+StepTypes types_of(DType dtype, bool use_master) {
+  return {dtype, dtype, DType::kFloat32, use_master ? Extra::kMaster : Extra::kNone};
+}
+
+template <typename T>
+void equals_the_reference(DType dtype, bool use_master, bool maximize, const AdamHyper& hyper,
+                          std::mt19937_64& random) {
+  const bool amsgrad = hyper.amsgrad;
+  StepControl control;
+  control.maximize = maximize;
   std::vector<Tensor<T>> tensors;
   for (std::size_t numel : {0, 1, 3, 16, 511, 512, 513, 70001, 0}) tensors.emplace_back(numel, random);
   for (int count = 1; count <= 4; ++count) {
-    std::vector<AdamTensor> views;
-    for (auto& tensor : tensors) views.push_back(tensor.view(use_master, amsgrad));
-    adam_cpu(views.data(), static_cast<std::int64_t>(views.size()), dtype, dtype, hyper, 3);
-    for (auto& tensor : tensors) tensor.reference_step(hyper, count, amsgrad);
+    std::vector<StepTensor> views;
+    for (auto& tensor : tensors) views.push_back(tensor.view());
+    const auto size = static_cast<std::int64_t>(views.size());
+    adam_cpu(views.data(), size, types_of(dtype, use_master), hyper, control, 3);
+    for (auto& tensor : tensors) tensor.reference_step(hyper, count, amsgrad, maximize);
   }
   const double tolerance = sizeof(T) == 4 || use_master ? 2e-6 : 4e-2;
   for (auto& tensor : tensors) {
@@ -84,9 +96,10 @@ void found_inf_skips(float flag, float expected_step) {
   std::mt19937_64 random(1);
   Tensor<float> tensor(1000, random);
   const std::vector<float> before = tensor.param;
-  AdamTensor view = tensor.view(false, false);
-  AdamHyper hyper{1e-2, 0.9, 0.999, 1e-8, 0.1, true, false, nullptr, &flag};
-  adam_cpu(&view, 1, DType::kFloat32, DType::kFloat32, hyper, 2);
+  const StepTensor view = tensor.view();
+  StepControl control;
+  control.found_inf = &flag;
+  adam_cpu(&view, 1, types_of(DType::kFloat32, false), kHyper, control, 2);
   CHECK_EQUAL(tensor.step, expected_step);
   CHECK_EQUAL(tensor.param == before, expected_step == 0.0f);
 }
@@ -97,24 +110,25 @@ void scale_divides_the_gradient() {
   Tensor<float> scaled = plain;
   const float scale = 1024.0f;
   for (float& g : scaled.grad) g *= scale;
-  AdamHyper hyper{1e-2, 0.9, 0.999, 1e-8, 0.1, true, false, nullptr, nullptr};
-  AdamTensor view = plain.view(false, false);
-  adam_cpu(&view, 1, DType::kFloat32, DType::kFloat32, hyper, 1);
-  hyper.grad_scale = &scale;
-  view = scaled.view(false, false);
-  adam_cpu(&view, 1, DType::kFloat32, DType::kFloat32, hyper, 2);
+  StepTensor view = plain.view();
+  StepControl control;
+  adam_cpu(&view, 1, types_of(DType::kFloat32, false), kHyper, control, 1);
+  control.grad_scale = &scale;
+  view = scaled.view();
+  adam_cpu(&view, 1, types_of(DType::kFloat32, false), kHyper, control, 2);
   CHECK_EQUAL(plain.param == scaled.param, true);
 }
 
 void refuses_what_it_cannot_step() {
   std::mt19937_64 random(3);
   Tensor<float> tensor(10, random);
-  AdamTensor view = tensor.view(false, false);
-  const AdamHyper hyper{1e-2, 0.9, 0.999, 1e-8, 0.0, true, false, nullptr, nullptr};
-  CHECK_THROWS(adam_cpu(&view, 1, DType::kInt32, DType::kInt32, hyper, 1), InvalidArgument);
-  CHECK_THROWS(adam_cpu(&view, 1, DType::kFloat32, DType::kBFloat16, hyper, 1), InvalidArgument);
+  StepTensor view = tensor.view();
+  const StepTypes integers{DType::kInt32, DType::kInt32, DType::kFloat32};
+  const StepTypes narrow_grad{DType::kFloat32, DType::kBFloat16, DType::kFloat32};
+  CHECK_THROWS(adam_cpu(&view, 1, integers, kHyper, {}, 1), InvalidArgument);
+  CHECK_THROWS(adam_cpu(&view, 1, narrow_grad, kHyper, {}, 1), InvalidArgument);
   view.grad = nullptr;
-  CHECK_THROWS(adam_cpu(&view, 1, DType::kFloat32, DType::kFloat32, hyper, 1), InvalidArgument);
+  CHECK_THROWS(adam_cpu(&view, 1, types_of(DType::kFloat32, false), kHyper, {}, 1), InvalidArgument);
   CHECK_EQUAL(tensor.step, 0.0f);
 }
 
@@ -126,11 +140,11 @@ int main() {
     for (bool maximize : {false, true})
       for (bool amsgrad : {false, true}) {
         // The decay is a power of two: where it cancels the gradient, the reference cancels as exactly.
-        const AdamHyper hyper{1e-2, 0.9, 0.99, 1e-8, 0.125, decoupled, maximize, nullptr, nullptr};
-        equals_the_reference<float>(DType::kFloat32, false, amsgrad, hyper, random);
+        const AdamHyper hyper{1e-2, 0.9, 0.99, 1e-8, 0.125, decoupled, amsgrad};
+        equals_the_reference<float>(DType::kFloat32, false, maximize, hyper, random);
         for (bool use_master : {false, true}) {
-          equals_the_reference<BFloat16>(DType::kBFloat16, use_master, amsgrad, hyper, random);
-          equals_the_reference<Float16>(DType::kFloat16, use_master, amsgrad, hyper, random);
+          equals_the_reference<BFloat16>(DType::kBFloat16, use_master, maximize, hyper, random);
+          equals_the_reference<Float16>(DType::kFloat16, use_master, maximize, hyper, random);
         }
       }
   found_inf_skips(0.0f, 1.0f);

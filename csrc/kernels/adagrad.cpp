@@ -1,0 +1,33 @@
+// Adagrad on the CPU.
+#include "kernels/adagrad.hpp"
+
+#include "kernels/step/loop.hpp"
+#if PP_LISTS
+#include "kernels/step/list.hpp"
+#endif
+
+namespace pyparallel {
+namespace PP_ISA {
+
+void adagrad_range(const StepTensor& t, std::int64_t begin, std::int64_t end, const StepTypes& types,
+                   const void* scalars, int variant) {
+  step_range(AdagradRules{}, t, begin, end, types, scalars, variant);
+}
+
+}  // namespace PP_ISA
+}  // namespace pyparallel
+
+#if PP_LISTS
+namespace pyparallel {
+
+PP_DECLARE_PER_ISA(void adagrad_range(const StepTensor&, std::int64_t begin, std::int64_t end, const StepTypes&,
+                                      const void* scalars, int variant))
+
+void adagrad_cpu(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const AdagradHyper& hyper,
+                 const StepControl& control, int threads) {
+  const auto range = [&](auto&&... arguments) { PP_CALL_PER_ISA(adagrad_range, arguments..., variant(hyper)); };
+  step_list(AdagradRules{}, "adagrad", tensors, count, types, hyper, control, threads, range, variant(hyper));
+}
+
+}  // namespace pyparallel
+#endif  // PP_LISTS

@@ -1,0 +1,12 @@
+// Adagrad on CUDA.
+#include "kernels/adagrad.hpp"
+#include "kernels/step/kernel.cuh"
+
+namespace pyparallel {
+
+void adagrad_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const AdagradHyper& hyper,
+                  const StepControl& control, int device, void* stream) {
+  step_cuda(AdagradRules{}, "adagrad", tensors, count, types, hyper, control, device, stream, variant(hyper));
+}
+
+}  // namespace pyparallel

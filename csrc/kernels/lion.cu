@@ -1,0 +1,12 @@
+// Lion on CUDA.
+#include "kernels/lion.hpp"
+#include "kernels/step/kernel.cuh"
+
+namespace pyparallel {
+
+void lion_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const LionHyper& hyper,
+               const StepControl& control, int device, void* stream) {
+  step_cuda(LionRules{}, "lion", tensors, count, types, hyper, control, device, stream, variant(hyper));
+}
+
+}  // namespace pyparallel

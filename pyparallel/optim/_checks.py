@@ -1,0 +1,52 @@
+"""Hyperparameters are refused in torch's words, and NaN too."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+
+def check_lr(lr: float | Tensor) -> None:
+    """A learning rate: one number, at least 0, finite. One on a GPU is not read: that would wait.
+
+    Raises:
+        ValueError: with the value.
+    """
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError("Tensor lr must be 1-element")
+        if lr.device.type != "cpu":
+            return
+    if not 0.0 <= lr < math.inf:
+        raise ValueError(f"Invalid learning rate: {lr}")
+
+
+def check_not_negative(**values: float | Tensor) -> None:
+    """Each value is at least 0.
+
+    Raises:
+        ValueError: naming the first that is not, as "Invalid NAME value: VALUE".
+    """
+    for name, value in values.items():
+        if not value >= 0.0:
+            name = {"eps": "epsilon"}.get(name, name)
+            raise ValueError(f"Invalid {name} value: {value}")
+
+
+def check_betas(betas: tuple[float | Tensor, float | Tensor]) -> None:
+    """Decay rates lie in [0, 1).
+
+    Raises:
+        ValueError: with the value and its place.
+    """
+    for index, beta in enumerate(betas):
+        if not 0.0 <= beta < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {index}: {beta}")
+
+
+def number(lr: float | Tensor) -> float:
+    """A learning rate for a kernel; one on a GPU is read there, by its address."""
+    if isinstance(lr, Tensor) and lr.device.type != "cpu":
+        return 0.0
+    return float(lr)
