@@ -61,7 +61,6 @@ struct Tensor {
   }
 };
 
-template <typename T>
 StepTypes types_of(DType dtype, bool use_master) {
   return {dtype, dtype, DType::kFloat32, use_master ? Extra::kMaster : Extra::kNone};
 }
