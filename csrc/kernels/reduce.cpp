@@ -18,51 +18,64 @@ namespace PP_ISA {
 namespace {
 
 // Lanes are summed apart and added in a fixed order at the end, in every variant alike, so all variants agree bit for
-// bit.
-inline constexpr int kLanes = 16;
+// bit; the square of a float is exact in double, with and without fused multiply-add. As integers, the magnitudes of
+// inf and NaN are larger than all others.
+inline constexpr int kGroup = 8, kGroups = 4, kLanes = kGroup * kGroups;
 
-inline __attribute__((always_inline)) void add_lanes(const float* x, int lanes, double* sums, double* differences) {
-  for (int lane = 0; lane < lanes; ++lane) {
-    const double value = x[lane];
-    sums[lane] += value * value;
-    differences[lane] += value - value;
+using Floats __attribute__((vector_size(4 * kGroup))) = float;
+using Doubles __attribute__((vector_size(8 * kGroup))) = double;
+using Bits __attribute__((vector_size(4 * kGroup))) = std::int32_t;
+
+inline constexpr std::int32_t kMagnitude = 0x7fffffff, kInfinity = 0x7f800000;
+
+struct Sums {
+  Doubles squares[kGroups] = {};
+  Bits largest[kGroups] = {};
+
+  inline __attribute__((always_inline)) void add(const float* x) {
+    for (int group = 0; group < kGroups; ++group) {
+      Floats values;
+      Bits bits;
+      __builtin_memcpy(&values, x + group * kGroup, sizeof values);
+      __builtin_memcpy(&bits, &values, sizeof bits);
+      const Doubles wide = __builtin_convertvector(values, Doubles);
+      squares[group] += wide * wide;
+      bits &= kMagnitude;
+      largest[group] = bits > largest[group] ? bits : largest[group];
+    }
   }
-}
+};
 
-// x - x is 0 for every finite x and NaN for inf and NaN: one subtraction per element finds them all, whatever x * x
-// does.
 template <typename T>
 void add_squares(const T* source, std::int64_t count, double* result) {
   alignas(64) float buffer[kBlock];
-  double sums[kLanes] = {};
-  double differences[kLanes] = {};
+  Sums sums;
   for (std::int64_t begin = 0; begin < count; begin += kBlock) {
     const std::int64_t n = count - begin < kBlock ? count - begin : kBlock;
     const float* const x = as_floats(source + begin, buffer, n);
-    for (std::int64_t i = 0; i < n; i += kLanes) {
-      const int lanes = n - i < kLanes ? static_cast<int>(n - i) : kLanes;
-      if (lanes == kLanes)
-        add_lanes(x + i, kLanes, sums, differences);
-      else
-        add_lanes(x + i, lanes, sums, differences);
-    }
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) sums.add(x + i);
+    if (i == n) continue;
+    float rest[kLanes] = {};
+    for (std::int64_t lane = 0; i + lane < n; ++lane) rest[lane] = x[i + lane];
+    sums.add(rest);
   }
   for (int lane = 0; lane < kLanes; ++lane) {
-    result[0] += sums[lane];
-    result[1] += differences[lane];
+    result[0] += sums.squares[lane / kGroup][lane % kGroup];
+    if (sums.largest[lane / kGroup][lane % kGroup] >= kInfinity) result[1] = 1.0;
   }
 }
 
 void add_squares(const double* x, std::int64_t count, double* result) {
   for (std::int64_t i = 0; i < count; ++i) {
     result[0] += x[i] * x[i];
-    result[1] += x[i] - x[i];
+    if (x[i] - x[i] != 0.0) result[1] = 1.0;
   }
 }
 
 }  // namespace
 
-// Adds the squares to result[0] and zero, or NaN if an element is not finite, to result[1].
+// Adds the squares to result[0]; result[1] becomes 1 if an element is not finite.
 void squares_range(const void* source, DType dtype, std::int64_t begin, std::int64_t end, double* result) {
   with_float_type(dtype, [&](auto* type) {
     using Pointer = decltype(type);
@@ -96,12 +109,11 @@ void sum_of_squares_cpu(const ReduceItem* items, std::int64_t count, DType dtype
       PP_CALL_PER_ISA(squares_range, items[r->index].tensor, dtype, r->begin, r->end, &partial[2 * task]);
   });
   result[0] = 0.0;
-  double difference = 0.0;
+  result[1] = 0.0;
   for (std::int64_t task = 0; task < ranges.tasks(); ++task) {
     result[0] += partial[2 * task];
-    difference += partial[2 * task + 1];
+    if (partial[2 * task + 1] != 0.0) result[1] = 1.0;
   }
-  result[1] = difference == 0.0 ? 0.0 : 1.0;
 }
 
 }  // namespace pyparallel
