@@ -6,7 +6,7 @@ Replace one line at a time: the optimizer (``pyparallel.optim.AdamW``), the wrap
 
 from typing import Any
 
-from pyparallel import comm, errors, monitor, optim
+from pyparallel import amp, comm, errors, monitor, optim
 from pyparallel._native import core
 from pyparallel.context import Context, init
 from pyparallel.data_parallel import DataParallel
@@ -14,6 +14,7 @@ from pyparallel.data_parallel import DataParallel
 __all__ = [
     "Context",
     "DataParallel",
+    "amp",
     "comm",
     "errors",
     "features",

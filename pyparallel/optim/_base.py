@@ -14,7 +14,7 @@ from pyparallel import _tensors
 from pyparallel._native import core
 from pyparallel.monitor import SPANS
 from pyparallel.optim._batch import Batch, Plan, State, identical
-from pyparallel.optim._norm import Clip, clip_of
+from pyparallel.optim._norm import Clip, clip_of, sum_of_squares_of
 from pyparallel.optim._options import FusedOptions, Options
 from pyparallel.optim._state import column, follow, new_state, own_copy, own_step, state_tensors
 
@@ -65,6 +65,7 @@ class FusedOptimizer(Optimizer):
         self._plans: dict[int, tuple[tuple[str, ...], Plan]] = {}  # with the group's state keys
         self._states: list[State] = []  # as of the last step
         self._versions: dict[Tensor, int] = {}  # of parameters with masters, after our last write
+        self._read: Tensor | None = None  # what read_gradients() found for the next step
 
     def _state_keys(self, group: dict[str, Any]) -> tuple[str, ...]:
         """The states that a group's hyperparameters call for, in the kernel's order."""
@@ -205,37 +206,57 @@ class FusedOptimizer(Optimizer):
             self._versions.update((owner, owner._version) for owner in batch.owners)
 
     def _clip(self, batches: list[Batch]) -> Clip | None:
+        total, self._read = self._read, None
         if self.options.max_norm is None:
             return None
+        if total is None:
+            total = sum_of_squares_of(batches)
+        if total is None:
+            return None
         scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        clip = clip_of(batches, self.options.max_norm, scale, found_inf)
-        self.last_grad_norm = None if clip is None else clip.norm
+        clip = clip_of(total, self.options.max_norm, scale, found_inf)
+        self.last_grad_norm = clip.norm
         return clip
+
+    @torch.no_grad()
+    def read_gradients(self) -> Tensor | None:
+        """Reads all gradients once, ahead of the step, which then need not read them to clip.
+
+        Returns:
+            [sum of squares, 1.0 if an element is inf or NaN else 0.0], float64, on the gradients'
+            device; None if there are no gradients. Nothing synchronises.
+        """
+        self._forget_replaced_states()
+        self._read = sum_of_squares_of(
+            batch for group in self.param_groups for batch in self._batches(group)
+        )
+        self._states = list(self.state.values())
+        return self._read
 
     def _control(
         self, batch: Batch, group: dict[str, Any], clip: Clip | None
     ) -> tuple[core.StepControl, list[Tensor]]:
         """What scales or skips a batch's step, and the tensors it points to."""
-        scalars: dict[str, Tensor | None] = {
-            name: getattr(self, name, None) for name in ("grad_scale", "found_inf")
-        }
-        for name, value in scalars.items():
-            if value is not None and (value.dtype, value.device) != (torch.float32, batch.device):
+        scalars: dict[str, Tensor] = {}
+        for name in ("grad_scale", "found_inf"):
+            value = getattr(self, name, None)
+            if not isinstance(value, Tensor):  # a scaler that found no gradients gives 0
+                continue
+            if (value.dtype, value.device) != (torch.float32, batch.device):
                 raise ValueError(
                     f"{name} is {value.dtype} on {value.device}, not float32 on {batch.device}"
                 )
+            scalars[name] = value
         if clip is not None:
             here = clip.to(batch.device)
             scalars |= {"clip": here.factor, "found_inf": here.found_inf}
         if isinstance(group["lr"], Tensor) and batch.device.type != "cpu":
             scalars["lr"] = group["lr"].to(batch.device, torch.float32)
-        addresses = {
-            name: 0 if (value := scalars.get(name)) is None else value.data_ptr()
-            for name in ("grad_scale", "found_inf", "clip", "lr")
-        }
+        names = ("grad_scale", "found_inf", "clip", "lr")
+        addresses = {name: scalars[name].data_ptr() if name in scalars else 0 for name in names}
         maximize = bool(group.get("maximize", False))
         control = core.StepControl(**addresses, maximize=maximize, seed=self.options.seed)
-        return control, [value for value in scalars.values() if value is not None]
+        return control, list(scalars.values())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but states are kept as `options` say, not in the parameter's dtype.

@@ -34,13 +34,11 @@ class Clip:
         return Clip(self.norm.to(device), self.factor.to(device), self.found_inf.to(device))
 
 
-def clip_of(
-    batches: Iterable[Batch], max_norm: float, grad_scale: Tensor | None, found_inf: Tensor | None
-) -> Clip | None:
-    """Reads all gradients once; None if there are none.
+def sum_of_squares_of(batches: Iterable[Batch]) -> Tensor | None:
+    """Reads all gradients once: [their sum of squares, 1.0 if one is not finite] in float64.
 
-    The norm is torch's (clip_grad_norm_ with norm_type 2): factor = min(1, max_norm / (norm +
-    1e-6)). Gradients of sharded DTensors are added up over the ranks that hold their shards.
+    Gradients of sharded DTensors are added up over the ranks that hold their shards. None if there
+    are no gradients.
     """
     total: Tensor | None = None
     for batch in batches:
@@ -50,8 +48,16 @@ def clip_of(
         for group in batch.shard_groups:
             torch.distributed.all_reduce(part, group=group)
         total = part if total is None else total + part.to(total.device)
-    if total is None:
-        return None
+    return total
+
+
+def clip_of(
+    total: Tensor, max_norm: float, grad_scale: Tensor | None, found_inf: Tensor | None
+) -> Clip:
+    """What sum_of_squares_of says about the step: torch's clip_grad_norm_ with norm_type 2.
+
+    factor = min(1, max_norm / (norm + 1e-6)).
+    """
     norm = total[0].sqrt()
     if grad_scale is not None:
         norm = norm / grad_scale.to(norm.device)
