@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from benchmarks import collectives, command, ranks
 from benchmarks.results import Row, Target
-from benchmarks.timer import COPY_BYTES
+from pyparallel.cli.timer import COPY_BYTES
 
 NAME = "all_reduce"
 MEBIBYTES = {2: [25, 100], 4: [25]}

@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks import command
 from benchmarks.ranks import ProcessRanks
 from benchmarks.results import Row, Target
-from benchmarks.timer import Contestant, Timer
+from pyparallel.cli.timer import Contestant, Timer
 
 ORDINARY = "ordinary"
 SHARED = "shared"

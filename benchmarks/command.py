@@ -2,10 +2,8 @@
 
 import argparse
 import contextlib
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,10 +14,11 @@ from rich.table import Table
 
 from benchmarks.report import HEADER, cells, notes
 from benchmarks.results import Result, Row
-from benchmarks.timer import OneRank, Ranks, Timer, WrongResultError
+from pyparallel.cli.arguments import DTYPES, TensorList, positive, tensor_list
+from pyparallel.cli.timer import OneRank, Ranks, Timer, WrongResultError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WIDTH_OF_FILES = 160
+__all__ = ["DTYPES", "TensorList", "positive", "tensor_list"]  # for the benchmarks
 # Options that say where and how often to measure, not what: any value keeps a row's target.
 _HOW = ("json", "rounds", "seed", "rows", "ranks", "threads")
 
@@ -46,42 +45,6 @@ def parser(name: str, description: str | None, *, rounds: int) -> argparse.Argum
     made.add_argument("--rounds", type=positive, default=rounds, help="timed rounds")
     made.add_argument("--threads", type=positive, help="of a process; 1 per rank")
     made.add_argument("--seed", type=int, default=0, help="of the data")
-    return made
-
-
-def positive(text: str) -> int:
-    """An option's value that must be an integer of at least one."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, but is {number}")
-    return number
-
-
-@dataclass(frozen=True)
-class TensorList:
-    """Shapes of tensors, as in "4x[4096,4096]": four of 4096 by 4096; several with "+" between."""
-
-    text: str
-
-    @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """One shape per tensor."""
-        made: list[tuple[int, ...]] = []
-        for part in self.text.split("+"):
-            found = re.fullmatch(r"([1-9]\d*)x\[(\d+(?:,\d+)*)\]", part)
-            if not found:
-                raise argparse.ArgumentTypeError(f"{part!r} is not like 4x[4096,4096]")
-            made += [tuple(map(int, found[2].split(",")))] * int(found[1])
-        return made
-
-    def __str__(self) -> str:
-        return self.text
-
-
-def tensor_list(text: str) -> TensorList:
-    """An option's value that must be a TensorList; spaces do not matter."""
-    made = TensorList(text.replace(" ", ""))
-    _ = made.shapes  # raises if they cannot be read
     return made
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import pyparallel
 from benchmarks import command
 from benchmarks.results import Row, Target
-from benchmarks.timer import COPY_BYTES, Contestant
+from pyparallel.cli.timer import COPY_BYTES, Contestant
 
 LEARNING_RATE = 1e-3
 VERIFIED_STEPS = 3

@@ -22,7 +22,7 @@ import pyparallel
 from benchmarks import ROOT, command
 from benchmarks.command import UnusableError
 from benchmarks.results import Row, rows_from_json, rows_to_json
-from benchmarks.timer import WrongResultError
+from pyparallel.cli.timer import WrongResultError
 
 
 class ProcessRanks:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.results import Result, Row, load_all
-from benchmarks.timer import Spread
+from pyparallel.cli.timer import Spread
 
 BEGIN = "<!-- benchmarks:begin -->"
 END = "<!-- benchmarks:end -->"

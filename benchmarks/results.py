@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import NAMES, environment
-from benchmarks.timer import Spread
+from pyparallel.cli.timer import Spread
 
 
 @dataclass(frozen=True)

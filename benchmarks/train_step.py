@@ -24,8 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 import pyparallel
 from benchmarks import command, ranks
 from benchmarks.results import Row, Target
-from benchmarks.timer import Contestant, Measurement, Spread
 from examples.gpt.model import GPT, GPTConfig
+from pyparallel.cli.timer import Contestant, Measurement, Spread
 
 NAME = "train_step"
 OURS, PEER, BARE = "ours", "peer", "bare"

@@ -19,6 +19,7 @@ THROUGH_OTHERS = {
     "optim/_batch.py": "optim/test_layouts.py",
     "optim/_state.py": "optim/test_state.py",
     "cli/arguments.py": "cli/test_run.py",
+    "cli/peers.py": "cli/test_bench.py",
     "cli/machine.py": "cli/test_run.py",
     "cli/env.py": "cli/test_commands.py",
 }

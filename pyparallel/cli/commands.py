@@ -7,6 +7,7 @@ from collections.abc import Sequence
 # Command: the module with its main(arguments) -> exit code, and one line of help.
 COMMANDS = {
     "run": ("pyparallel.cli.run", "start a training script on several processes (torchrun)"),
+    "bench": ("pyparallel.cli.bench", "measure the optimizers beside torch's and others here"),
     "env": ("pyparallel.cli.env", "show what this build, this torch and this machine can do"),
 }
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return 0
     if name not in COMMANDS:
-        known = " or ".join(COMMANDS)
+        known = ", ".join(COMMANDS)
         print(f"pyparallel: there is no command {name!r}, only {known}", file=sys.stderr)
         return 2
     module = importlib.import_module(COMMANDS[name][0])

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import environment, report
 from benchmarks.results import Result, Row, Target, load_all, rows_from_json, rows_to_json
-from benchmarks.timer import Spread
+from pyparallel.cli.timer import Spread
 
 ROW = Row(
     label="AdamW fp32, 4x[4096,4096]",

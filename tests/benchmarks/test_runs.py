@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import NAMES, __main__, command, optimizer_step, report
 from benchmarks.results import Result
-from benchmarks.timer import Measurement
+from pyparallel.cli.timer import Measurement
 
 SMALL_GPT = "--layers 1 --width 16 --heads 2 --context 8 --characters 11 --batch 2 --tokens 8"
 RUNS = {

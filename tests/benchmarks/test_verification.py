@@ -8,8 +8,8 @@ from torch import nn
 
 import pyparallel
 from benchmarks import collectives, optimizer_step, train_step
-from benchmarks.timer import Contestant
 from examples.gpt.model import GPT, GPTConfig
+from pyparallel.cli.timer import Contestant
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

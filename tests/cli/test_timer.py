@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from benchmarks.timer import Contestant, Measurement, Spread, Timer, WrongResultError
+from pyparallel.cli.timer import Contestant, Measurement, Spread, Timer, WrongResultError
 
 
 class Stage:
