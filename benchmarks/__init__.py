@@ -4,4 +4,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-NAMES = ("adamw", "adamw_small", "adamw_bf16", "all_reduce_small", "all_reduce", "train_step")
+NAMES = (
+    "adamw",
+    "adamw_small",
+    "adamw_bf16",
+    "adamw_bf16_states",
+    "adamw_amp",
+    "sgd",
+    "adagrad",
+    "all_reduce_small",
+    "all_reduce",
+    "train_step",
+)

@@ -13,7 +13,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; see `--help`."""
     parser = command.parser(NAME, __doc__, rounds=40)
     optimizer_step.add_arguments(parser, tensors="4x[4096,4096]", dtype="fp32")
-    return optimizer_step.run(NAME, parser, arguments=arguments, target=Target("at least", 1.45))
+    return optimizer_step.run(NAME, parser, arguments=arguments, target=Target("at least", 1.5))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ RUNS = {
     "adamw": ("--tensors 2x[64,64]+3x[5]", ["AdamW fp32, 2x[64,64]+3x[5]"]),
     "adamw_small": ("--tensors 9x[3] --dtype fp16", ["AdamW fp16, 9x[3]"]),
     "adamw_bf16": ("--tensors 1x[1001]", ["AdamW bf16 with fp32 master, 1x[1001]"]),
+    "adamw_bf16_states": ("--tensors 1x[1001]", ["AdamW bf16 with bf16 states, 1x[1001]"]),
+    "adamw_amp": ("--tensors 1x[1001]+1x[7]", ["AdamW fp32, scaled and clipped, 1x[1001]+1x[7]"]),
+    "sgd": ("--tensors 1x[1001]", ["SGD fp32, 1x[1001]"]),
+    "adagrad": ("--tensors 1x[1001]", ["Adagrad fp32, 1x[1001]"]),
     "all_reduce_small": ("--ranks 2", ["all_reduce of 1 KiB fp32, 2 ranks, ordinary tensor"]),
     "all_reduce": (
         "--ranks 3 --mebibytes 1 --dtype bf16",

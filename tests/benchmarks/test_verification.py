@@ -1,5 +1,6 @@
 """A contestant that computes something else gets no number: planted faults are found."""
 
+import argparse
 import copy
 
 import pytest
@@ -11,11 +12,18 @@ from benchmarks import collectives, optimizer_step, train_step
 from examples.gpt.model import GPT, GPTConfig
 from pyparallel.cli.timer import Contestant
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LEARNING_RATE = optimizer_step.HYPER["AdamW"]["lr"]
 
 
-def adamw_verification(dtype, *, lr=optimizer_step.LEARNING_RATE, skipped=None):
+def options_of(**changes):
+    options = {"optimizer": "AdamW", "dtype": "fp32", "state_dtype": "fp32", "scaled": False}
+    return argparse.Namespace(**(options | {"master": "none"} | changes))
+
+
+def adamw_verification(name, *, lr=LEARNING_RATE, skipped=None):
     """The check of both sides, with ours at another learning rate or leaving out an element."""
+    dtype = DTYPES[name]
     params = [torch.randn(40, 50).to(dtype), torch.randn(7).to(dtype)]
     grads = [torch.randn_like(param) for param in params]
     sides = [[nn.Parameter(param.clone()) for param in params] for _ in range(2)]
@@ -24,7 +32,7 @@ def adamw_verification(dtype, *, lr=optimizer_step.LEARNING_RATE, skipped=None):
             param.grad = grad
     master = None if dtype == torch.float32 else "fp32"
     ours = pyparallel.optim.AdamW(sides[0], lr=lr, master=master)
-    peer = torch.optim.AdamW(sides[1], lr=optimizer_step.LEARNING_RATE, fused=True)
+    peer = torch.optim.AdamW(sides[1], lr=LEARNING_RATE, fused=True)
 
     def step():
         kept = None if skipped is None else sides[0][0].data.view(-1)[skipped].clone()
@@ -32,7 +40,8 @@ def adamw_verification(dtype, *, lr=optimizer_step.LEARNING_RATE, skipped=None):
         if skipped is not None:
             sides[0][0].data.view(-1)[skipped] = kept
 
-    return optimizer_step.verification(sides, grads, steps=(step, peer.step), master=master)
+    options = options_of(dtype=name, master=master or "none")
+    return optimizer_step.verification(sides, grads, steps=(step, peer.step), options=options)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -43,18 +52,24 @@ def test_the_right_adamw_passes(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_learning_rate_that_is_too_large_is_found(dtype):
     with pytest.raises(AssertionError, match="AdamW of ours"):
-        adamw_verification(dtype, lr=3 * optimizer_step.LEARNING_RATE)()
+        adamw_verification(dtype, lr=3 * LEARNING_RATE)()
 
 
 def test_an_element_that_is_left_out_is_found():
     with pytest.raises(AssertionError, match="AdamW of ours"):
-        adamw_verification(torch.float32, skipped=1234)()
+        adamw_verification("fp32", skipped=1234)()
 
 
 def test_bytes_per_parameter_are_those_that_a_step_moves():
-    assert optimizer_step.bytes_per_parameter(torch.float32, None) == (28, 28)
-    assert optimizer_step.bytes_per_parameter(torch.bfloat16, "fp32") == (28, 14)
-    assert optimizer_step.bytes_per_parameter(torch.bfloat16, None) == (22, 14)
+    def count(master=None, **changes):
+        return optimizer_step.bytes_per_parameter(options_of(**changes), master)
+
+    assert count() == (28, 28)
+    assert count("fp32", dtype="bf16") == (28, 14)
+    assert count(dtype="bf16") == (22, 14)
+    assert count(dtype="bf16", state_dtype="bf16") == (14, 14)
+    assert count(optimizer="SGD") == (20, 20)
+    assert count(scaled=True) == (32, 48)
 
 
 class FirstOfThree:
