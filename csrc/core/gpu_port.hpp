@@ -20,6 +20,19 @@
 
 // One 16-byte store. An intrinsic, because the compiler cuts a plain store of four words apart where it unrolls.
 __device__ __forceinline__ void gpu_store_16(void* target, uint4 value) { __stwb(static_cast<uint4*>(target), value); }
+#elif defined(PYPARALLEL_EMULATION)  // tests only: the same sources under g++, run on the CPU
+#include "emulation/cuda.hpp"
+
+#define GPU_SHARED(Type, name, count)                                                               \
+  Type(&name)[count] = pyparallel::emulation::static_shared_array<Type[count]>([]() -> const void* { \
+    static char key;                                                                                \
+    return &key;                                                                                    \
+  }())
+#define GPU_DYNAMIC_SHARED(Type, name) \
+  Type* const name = static_cast<Type*>(pyparallel::emulation::dynamic_shared())
+
+inline void gpu_store_16(void* target, uint4 value) { *static_cast<uint4*>(target) = value; }
+
 #else
 #error "kernel sources are compiled by nvcc; host sources include core/cuda_check.hpp"
 #endif
