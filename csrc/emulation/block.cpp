@@ -91,29 +91,26 @@ void BlockRunner::run_thread() {
   Fiber* const self = running_;
   begin_->acquire();
   call_->body();
-  Unseen unseen;
-  end_thread();
-  if (live_ == 0) {
-    give_back(self);
-    running_ = &host_;
-    Fiber::switch_between(*self, host_);
-    return;
-  }
-  Slot& next = next_slot();
-  if (next.fiber == nullptr) {  // it starts where this one ended
-    next.fiber = self;
-    current_thread = &next.thread;
+  Slot* const next = end_thread();
+  if (next != nullptr && next->fiber == nullptr) {  // it starts where this one ended
+    next->fiber = self;
+    current_thread = &next->thread;
     return;
   }
   give_back(self);
-  resume(next);
+  if (next != nullptr) return resume(*next);
+  running_ = &host_;
+  Fiber::switch_between(*self, host_);
 }
 
-void BlockRunner::end_thread() {
+// Returns who is next, null after the last thread of the block.
+BlockRunner::Slot* BlockRunner::end_thread() {
+  Unseen unseen;
   current_slot().ended = true;
   end_->release();
   --live_;
   if (barrier_->arrived > 0 && barrier_->arrived == live_) open_barrier();
+  return live_ > 0 ? &next_slot() : nullptr;
 }
 
 // Returns when somebody has resumed the thread, which may be at once.

@@ -66,7 +66,7 @@ class BlockRunner {
   void run_block(uint3 block_index);
   void place_threads(uint3 block_index);
   void run_thread();
-  void end_thread();
+  Slot* end_thread();
   void wait(Slot& slot, const Place& place);
   void resume(Slot& slot);
   void open_barrier();

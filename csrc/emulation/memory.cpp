@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <functional>
 
 #include "emulation/config.hpp"
 
@@ -27,11 +26,16 @@ bool Memory::forget(const void* memory) {
   return true;
 }
 
+void Memory::free_retired() {
+  for (void* memory : retired_) std::free(memory);
+  retired_.clear();
+}
+
 bool Memory::contains(const void* address) const {
   auto block = blocks_.upper_bound(address);
   if (block == blocks_.begin()) return false;
   --block;
-  return static_cast<const char*>(address) <= static_cast<const char*>(block->first) + block->second;
+  return static_cast<const char*>(address) < static_cast<const char*>(block->first) + block->second;
 }
 
 void Memory::close_to_host() const {

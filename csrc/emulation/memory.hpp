@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <map>
+#include <vector>
 
 namespace pyparallel::emulation {
 
@@ -10,10 +11,15 @@ class Memory {
  public:
   // Aligned to 256 bytes; null beyond the configured size of the device. The content is undefined.
   void* allocate(std::size_t bytes);
-  // Takes the block off the list, after which the caller frees it with std::free; false if it is not on it.
+  // Takes the block off the list; false if it is not on it. The caller hands it to std::free or to retire().
   bool forget(const void* memory);
 
-  // Whether the address lies in device memory, at its end included.
+  // Memory that work which is still queued may touch by mistake: freed when the device is idle, so that the mistake
+  // damages nothing but values.
+  void retire(void* memory) { retired_.push_back(memory); }
+  void free_retired();
+
+  // Whether the address lies in device memory.
   bool contains(const void* address) const;
   // Exact addresses of blocks only.
   bool owns(const void* memory) const { return blocks_.count(memory) != 0; }
@@ -27,6 +33,7 @@ class Memory {
  private:
   std::map<const void*, std::size_t> blocks_;
   std::size_t bytes_in_use_ = 0;
+  std::vector<void*> retired_;
 };
 
 }  // namespace pyparallel::emulation

@@ -83,6 +83,23 @@ cudaError_t set(void* target, int value, std::size_t bytes, Stream* stream) {
   return Runtime::get().enqueue(stream, std::move(operation));
 }
 
+// A write by the stream that frees: whoever uses the memory without waiting for the stream, or is not waited for by it,
+// is caught by ThreadSanitizer, or reads NaN. AddressSanitizer catches who comes later.
+void free_in_stream(void* memory) {
+  Runtime& runtime = Runtime::get();
+  std::size_t bytes = 0;
+  {
+    Unseen unseen;
+    const std::lock_guard<Lock> guard(runtime.lock);
+    if (!runtime.memory.owns(memory)) fail("cudaFreeAsync of memory that is not allocated");
+    bytes = runtime.memory.bytes_of(memory);
+    runtime.memory.forget(memory);
+    if (!kAsan) runtime.memory.retire(memory);
+  }
+  std::memset(memory, kFresh, bytes);
+  if (kAsan) std::free(memory);
+}
+
 cudaError_t allocate_pinned(void** memory, std::size_t bytes) {
   Runtime& runtime = Runtime::get();
   *memory = nullptr;
@@ -141,14 +158,7 @@ cudaError_t cudaFreeAsync(void* memory, cudaStream_t handle) {
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
   if (stream->capture) return note(runtime.forbid_in_capture());
   Operation operation;
-  operation.run = [&runtime, memory](Stream&) {
-    {
-      Unseen bookkeeping;
-      const std::lock_guard<Lock> guard(runtime.lock);
-      if (!runtime.memory.forget(memory)) fail("cudaFreeAsync of memory that is not allocated");
-    }
-    std::free(memory);  // seen, as a write by this stream
-  };
+  operation.run = [memory](Stream&) { free_in_stream(memory); };
   return note(runtime.enqueue(stream, std::move(operation)));
 }
 

@@ -16,9 +16,44 @@ double now_milliseconds() {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+constinit thread_local Stream* running_stream = nullptr;
+
 }  // namespace
 
 constinit thread_local int current_device = 0;
+
+// ---- one stream ----
+
+void Stream::take() {
+  operation = std::move(queue.front());
+  queue.pop_front();
+  busy = true;
+}
+
+void Stream::run() {
+  running_stream = this;
+  host.adopt_identity();
+  Fiber::switch_between(host, fiber);
+}
+
+void Stream::fiber_main() {
+  for (;;) {
+    Stream& self = *running_stream;
+    self.execute();
+    Fiber::switch_between(self.fiber, self.host);
+  }
+}
+
+void Stream::execute() {
+  operation.issued->acquire();
+  if (operation.wait) operation.wait->order.acquire();
+  if (operation.run) operation.run(*this);
+  if (operation.mark) operation.mark->order.release();
+  operation.run = nullptr;  // what the call had captured is the stream's to free
+  finished.release();
+}
+
+// ---- the runtime ----
 
 Runtime& Runtime::get() {
   static Runtime& runtime = *new Runtime;  // streams may outlive static objects
@@ -128,6 +163,8 @@ void Runtime::synchronize(Stream* stream) {
 void Runtime::synchronize_all() {
   wait_for([&] { return std::all_of(streams.begin(), streams.end(), [](const auto& s) { return s->idle(); }); });
   for (const auto& stream : streams) stream->finished.acquire();
+  const std::lock_guard<Lock> guard(lock);
+  memory.free_retired();
 }
 
 void Runtime::poll() {
@@ -154,31 +191,19 @@ Stream* Runtime::choose() {
 
 void Runtime::step(Stream* stream) {
   memory.open_to_host();
-  Operation operation = std::move(stream->queue.front());
-  stream->queue.pop_front();
-  stream->busy = true;
-  const Identity host = current_identity();
-  become(stream->identity);
-  execute(stream, operation);
-  finish(stream, operation);
-  operation = Operation{};  // what the call had captured is the stream's to free
-  become(host);
+  stream->take();
+  stream->run();
+  finish(stream);
   if (guards_memory()) memory.close_to_host();
 }
 
-void Runtime::execute(Stream* stream, Operation& operation) {
-  operation.issued->acquire();
-  if (operation.wait) operation.wait->order.acquire();
-  if (operation.run) operation.run(*stream);
-  if (operation.mark) operation.mark->order.release();
-  stream->finished.release();
-}
-
-void Runtime::finish(Stream* stream, Operation& operation) {
+// After the operation has run: those that wait for its mark can go on.
+void Runtime::finish(Stream* stream) {
   stream->busy = false;
-  if (!operation.mark) return;
-  operation.mark->milliseconds = now_milliseconds();
-  operation.mark->reached = true;
+  const std::shared_ptr<Mark> mark = std::move(stream->operation.mark);
+  if (!mark) return;
+  mark->milliseconds = now_milliseconds();
+  mark->reached = true;
 }
 
 // ---- a host thread per stream ----
@@ -199,32 +224,25 @@ void Runtime::stop_thread(Stream* stream) {
 }
 
 void Runtime::thread_main(Stream* stream) {
-  const Identity own = current_identity();
-  become(stream->identity);
   for (;;) {
-    Operation operation;
     unsigned seen;
     {
+      Unseen unseen;
       const std::lock_guard<Lock> guard(lock);
-      if (stream->stop && stream->queue.empty()) break;
+      if (stream->stop && stream->queue.empty()) return;
       seen = changes_;
-      if (stream->can_go_on()) {
-        Unseen unseen;
-        operation = std::move(stream->queue.front());
-        stream->queue.pop_front();
-        stream->busy = true;
-      }
+      if (stream->can_go_on()) stream->take();
     }
     if (!stream->busy) {
       changes_.wait(seen);
       continue;
     }
-    execute(stream, operation);
+    stream->run();
+    Unseen unseen;
     const std::lock_guard<Lock> guard(lock);
-    finish(stream, operation);
+    finish(stream);
     changed();
   }
-  become(own);
 }
 
 }  // namespace pyparallel::emulation

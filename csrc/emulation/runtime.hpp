@@ -61,13 +61,15 @@ struct Graph {
 };
 
 struct Stream {
-  Stream(int device_, bool legacy_) : device(device_), legacy(legacy_), identity(create_identity()) {}
-  ~Stream() { if (identity != nullptr) destroy_identity(identity); }
+  Stream(int device_, bool legacy_) : device(device_), legacy(legacy_) {}
 
   const int device;
   const bool legacy;  // the null stream of its device
-  const Identity identity;
+  // Where its operations run. Made with the stream: made later, it would know what the host has waited for since.
+  Fiber fiber{&fiber_main};
+  Fiber host;              // who runs it at the moment
   std::deque<Operation> queue;
+  Operation operation;     // that runs
   bool busy = false;
   bool stop = false;      // ends the host thread when the queue is empty
   std::thread host_thread;
@@ -76,9 +78,16 @@ struct Stream {
   BlockRunner runner;
 
   bool idle() const { return queue.empty() && !busy; }
-  bool can_go_on() const {
-    return !queue.empty() && !busy && (!queue.front().wait || queue.front().wait->reached);
-  }
+  bool can_go_on() const { return !queue.empty() && !busy && (!queue.front().wait || queue.front().wait->reached); }
+
+  // Takes the first operation from the queue; it is the one that runs now.
+  void take();
+  // Runs it on the stream's fiber.
+  void run();
+
+ private:
+  static void fiber_main();
+  void execute();
 };
 
 class Runtime {
@@ -124,8 +133,7 @@ class Runtime {
   void thread_main(Stream* stream);
   void step(Stream* stream);
   Stream* choose();
-  void execute(Stream* stream, Operation& operation);
-  void finish(Stream* stream, Operation& operation);
+  void finish(Stream* stream);
   void changed();
 
   std::atomic<unsigned> changes_{0};  // what threads wait on

@@ -22,9 +22,11 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 namespace pyparallel::emulation {
 
 #if defined(EMULATION_TSAN)
-inline constexpr bool kTsan = true;
+inline constexpr bool kTsan = true, kAsan = false;
+#elif defined(EMULATION_ASAN)
+inline constexpr bool kTsan = false, kAsan = true;
 #else
-inline constexpr bool kTsan = false;
+inline constexpr bool kTsan = false, kAsan = false;
 #endif
 
 // ---- ThreadSanitizer: identities and order ----
