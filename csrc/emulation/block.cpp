@@ -11,13 +11,18 @@
 namespace pyparallel::emulation {
 namespace {
 
-constinit thread_local BlockRunner* current_runner = nullptr;
+// See last_switch() in fiber.cpp.
+__attribute__((noinline)) BlockRunner*& current_runner() {
+  static constinit thread_local BlockRunner* current = nullptr;
+  asm volatile("");
+  return current;
+}
 
 inline constexpr int kAllLanes = -1;
 
 BlockRunner& runner() {
-  if (current_runner == nullptr) fail("an intrinsic was called outside of a kernel");
-  return *current_runner;
+  if (current_runner() == nullptr) fail("an intrinsic was called outside of a kernel");
+  return *current_runner();
 }
 
 bool same_place(const Place& a, const Place& b) {
@@ -38,7 +43,7 @@ constinit thread_local Thread* current_thread = nullptr;
 void BlockRunner::run(const KernelCall& call) {
   Unseen unseen;
   call_ = &call;
-  current_runner = this;
+  current_runner() = this;
   host_.adopt_identity();
   begin_.emplace();
   end_.emplace();
@@ -47,7 +52,7 @@ void BlockRunner::run(const KernelCall& call) {
     for (unsigned y = 0; y < call.grid.y; ++y)
       for (unsigned x = 0; x < call.grid.x; ++x) run_block({x, y, z});
   end_->acquire();
-  current_runner = nullptr;
+  current_runner() = nullptr;
 }
 
 void BlockRunner::run_block(uint3 block_index) {
@@ -84,7 +89,7 @@ void BlockRunner::place_threads(uint3 block_index) {
 // ---- threads ----
 
 void BlockRunner::fiber_main() {
-  for (;;) current_runner->run_thread();
+  for (;;) current_runner()->run_thread();
 }
 
 void BlockRunner::run_thread() {

@@ -30,10 +30,10 @@
 
 // ---- built-in variables ----
 
-#define threadIdx (::pyparallel::emulation::current_thread->thread_index)
-#define blockIdx (::pyparallel::emulation::current_thread->block_index)
-#define blockDim (::pyparallel::emulation::current_thread->block_dim)
-#define gridDim (::pyparallel::emulation::current_thread->grid_dim)
+#define threadIdx (::pyparallel::emulation::self().thread_index)
+#define blockIdx (::pyparallel::emulation::self().block_index)
+#define blockDim (::pyparallel::emulation::self().block_dim)
+#define gridDim (::pyparallel::emulation::self().grid_dim)
 #define warpSize 32
 
 // ---- functions that device code finds without a namespace ----
@@ -106,7 +106,7 @@ T shuffle(unsigned mask, T value, int source, bool inside, const Place& place) {
   static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8), "a shuffle moves 4 or 8 bytes");
   std::uint64_t bits = 0;
   std::memcpy(&bits, &value, sizeof value);
-  bits = exchange(mask, bits, inside ? source : current_thread->lane, place);
+  bits = exchange(mask, bits, inside ? source : self().lane, place);
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
@@ -116,7 +116,7 @@ T shuffle(unsigned mask, T value, int source, bool inside, const Place& place) {
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = warpSize,
               const EmulatedPlace& place = EmulatedPlace::current()) {
-  const int lane = pyparallel::emulation::current_thread->lane;
+  const int lane = pyparallel::emulation::self().lane;
   const int target = (lane & ~(width - 1)) | (source & (width - 1));
   return pyparallel::emulation::shuffle(mask, value, target, true, {"__shfl_sync", place});
 }
@@ -124,7 +124,7 @@ T __shfl_sync(unsigned mask, T value, int source, int width = warpSize,
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
                  const EmulatedPlace& place = EmulatedPlace::current()) {
-  const int lane = pyparallel::emulation::current_thread->lane, distance = static_cast<int>(delta);
+  const int lane = pyparallel::emulation::self().lane, distance = static_cast<int>(delta);
   const bool inside = (lane & (width - 1)) >= distance;
   return pyparallel::emulation::shuffle(mask, value, lane - distance, inside, {"__shfl_up_sync", place});
 }
@@ -132,7 +132,7 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
                    const EmulatedPlace& place = EmulatedPlace::current()) {
-  const int lane = pyparallel::emulation::current_thread->lane, distance = static_cast<int>(delta);
+  const int lane = pyparallel::emulation::self().lane, distance = static_cast<int>(delta);
   const bool inside = (lane & (width - 1)) + distance < width;
   return pyparallel::emulation::shuffle(mask, value, lane + distance, inside, {"__shfl_down_sync", place});
 }
@@ -141,7 +141,7 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize,
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lane_mask, int width = warpSize,
                   const EmulatedPlace& place = EmulatedPlace::current()) {
-  const int lane = pyparallel::emulation::current_thread->lane, target = lane ^ lane_mask;
+  const int lane = pyparallel::emulation::self().lane, target = lane ^ lane_mask;
   const bool inside = target < (lane & ~(width - 1)) + width;
   return pyparallel::emulation::shuffle(mask, value, target, inside, {"__shfl_xor_sync", place});
 }

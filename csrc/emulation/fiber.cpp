@@ -41,8 +41,17 @@ inline constexpr std::size_t kStackBytes = 256 << 10;  // kernel arguments of 32
 inline constexpr std::size_t kGuardBytes = 4096;
 inline constexpr std::size_t kCacheLine = 64;
 
-constinit thread_local Fiber* departed = nullptr;
-constinit thread_local Fiber* running = nullptr;
+// The last switch of this host thread. A fiber may go on on another host thread than it left, so the compiler must not
+// keep the address of a thread's variable across a switch.
+struct Switch {
+  Fiber *from, *to;
+};
+
+__attribute__((noinline)) Switch& last_switch() {
+  static constinit thread_local Switch last = {nullptr, nullptr};
+  asm volatile("");
+  return last;
+}
 
 char* map_stack() {
   void* const memory = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
@@ -89,8 +98,7 @@ Fiber::~Fiber() {
 }
 
 void Fiber::switch_between(Fiber& from, Fiber& to) {
-  departed = &from;
-  running = &to;
+  last_switch() = {&from, &to};
 #if defined(EMULATION_ASAN)
   __sanitizer_start_switch_fiber(&from.fake_stack_, to.stack_, to.stack_bytes_);
 #endif
@@ -109,15 +117,16 @@ void Fiber::arrived() {
   const void* bottom = nullptr;
   std::size_t bytes = 0;
   __sanitizer_finish_switch_fiber(fake_stack_, &bottom, &bytes);
-  if (!departed->owns_stack_) {
-    departed->stack_ = static_cast<char*>(const_cast<void*>(bottom));
-    departed->stack_bytes_ = bytes;
+  Fiber& departed = *last_switch().from;
+  if (!departed.owns_stack_) {
+    departed.stack_ = static_cast<char*>(const_cast<void*>(bottom));
+    departed.stack_bytes_ = bytes;
   }
 #endif
 }
 
 void Fiber::start() {
-  Fiber& self = *running;
+  Fiber& self = *last_switch().to;
   self.arrived();
   self.entry_();
   fail("a fiber's entry returned");

@@ -16,7 +16,12 @@ double now_milliseconds() {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-constinit thread_local Stream* running_stream = nullptr;
+// See last_switch() in fiber.cpp.
+__attribute__((noinline)) Stream*& running_stream() {
+  static constinit thread_local Stream* running = nullptr;
+  asm volatile("");
+  return running;
+}
 
 }  // namespace
 
@@ -31,14 +36,14 @@ void Stream::take() {
 }
 
 void Stream::run() {
-  running_stream = this;
+  running_stream() = this;
   host.adopt_identity();
   Fiber::switch_between(host, fiber);
 }
 
 void Stream::fiber_main() {
   for (;;) {
-    Stream& self = *running_stream;
+    Stream& self = *running_stream();
     self.execute();
     Fiber::switch_between(self.fiber, self.host);
   }

@@ -20,6 +20,9 @@ struct Thread {
 // Null outside of kernels.
 extern constinit thread_local Thread* current_thread;
 
+// To ThreadSanitizer the variables of a host thread are that thread's, while the CUDA threads it runs are strangers.
+__attribute__((no_sanitize("thread"))) inline const Thread& self() { return *current_thread; }
+
 // Where a thread waits, for reports.
 struct Place {
   const char* operation;  // "__syncthreads"
