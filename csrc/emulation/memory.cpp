@@ -39,10 +39,12 @@ bool Memory::contains(const void* address) const {
 }
 
 void Memory::close_to_host() const {
+  if (!kAsan) return;
   for (const auto& [memory, bytes] : blocks_) poison(memory, bytes);
 }
 
 void Memory::open_to_host() const {
+  if (!kAsan) return;
   for (const auto& [memory, bytes] : blocks_) unpoison(memory, bytes);
 }
 

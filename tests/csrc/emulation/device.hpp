@@ -1,5 +1,6 @@
 // What tests of the emulation share: device arrays of exact size, and the orders in which everything is run.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -78,17 +79,30 @@ class TestStream {
   cudaStream_t stream_ = nullptr;
 };
 
-// Runs `body` under every order of threads; the seed of the random ones is drawn from `random`.
+// Runs `body` under every order of threads, each with blocks of another size; seeds are drawn from `random`.
 template <class Body>
 void in_every_order(std::mt19937_64& random, const Body& body) {
   using emulation::ThreadOrder;
-  for (ThreadOrder order : {ThreadOrder::kForward, ThreadOrder::kReverse, ThreadOrder::kUniform, ThreadOrder::kByWarp}) {
+  constexpr std::pair<ThreadOrder, int> kOrders[] = {{ThreadOrder::kForward, 256},
+                                                     {ThreadOrder::kReverse, 64},
+                                                     {ThreadOrder::kUniform, 128},
+                                                     {ThreadOrder::kByWarp, 32}};
+  for (const auto& [order, threads] : kOrders) {
     emulation::Config config;
     config.threads = order;
     config.seed = random();
+    config.max_block_threads = std::min(threads, config.max_block_threads);
     emulation::configure(config);
     body();
   }
+  emulation::configure({});
+}
+
+// For lists of thousands of tensors: guarding each of them before and after every operation takes its time.
+inline void without_guard() {
+  emulation::Config config;
+  config.guard_device_memory = false;
+  emulation::configure(config);
 }
 
 // Of a block for tests that need several warps.
