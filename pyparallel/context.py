@@ -146,8 +146,10 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
     if chosen.type == "cuda":
         return Context(rank, world_size, local_rank, chosen, _own_group("nccl", chosen))
     store, _, _ = next(iter(rendezvous("env://")))
+    # torchrun's store keeps what earlier contexts of this job put there.
+    generation = store.add(f"pyparallel/joined by {rank}", 1)
     exchange = exchange_over_store(
-        PrefixStore("pyparallel", store),
+        PrefixStore(f"pyparallel/{generation}", store),
         rank=rank,
         world_size=world_size,
         timeout_seconds=timeout,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import gc
 import multiprocessing
 import os
 import signal
@@ -28,7 +29,10 @@ Environment = Mapping[str, str | None] | Callable[[int], Mapping[str, str | None
 _NOTHING: Mapping[str, str | None] = MappingProxyType({})
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["torch", "torch.distributed", "pyparallel", "pytest", "hypothesis"])
+_PRELOADED = ["torch", "torch._dynamo", "torch.distributed", "pyparallel", "pytest", "hypothesis"]
+_SERVER.set_forkserver_preload(_PRELOADED)
+# torch looks up the name of ::ffff:127.0.0.1, which a name server may keep waiting for 5 s.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 _GRACE_SECONDS = 10.0
 STARTED: list[int] = []  # process ids of all ranks ever started
 _to_test: connection.Connection | None = None  # in a rank
@@ -214,6 +218,7 @@ def _run(
         if value is not None:
             os.environ[name] = value
     torch.set_num_threads(1)
+    gc.freeze()  # the server's objects are many, and no test's
     try:
         link.send(("value", function(*args), time.monotonic_ns()))
     except BaseException as error:

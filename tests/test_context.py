@@ -60,6 +60,23 @@ def test_a_closed_context_is_not_handed_out_again() -> None:
     assert run_ranks(1, again_after_close, environment=ALONE) == [True]
 
 
+def joined_three_times() -> list[float]:
+    """torchrun's store outlives a context: what an earlier one left there must not be taken."""
+    values = []
+    for turn in range(3):
+        context = pyparallel.init(timeout_seconds=10)
+        tensor = torch.full((50_000,), float(turn))
+        context.communicator.all_reduce(tensor).wait()
+        values.append(tensor[-1].item())
+        context.close()
+    return values
+
+
+def test_a_closed_context_may_be_followed_by_another() -> None:
+    for _ in range(3):
+        assert run_ranks(2, joined_three_times) == [[0.0, 2.0, 4.0]] * 2
+
+
 def start(timeout_seconds: float | None = None) -> None:
     pyparallel.init(timeout_seconds=timeout_seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ def layout_of(tensors: list[torch.Tensor]) -> tuple[list[int], int]:
     return offsets, end
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.product(FLOATS, FLOATS))
+@pytest.mark.parametrize("source", FLOATS)
+@pytest.mark.parametrize("target", FLOATS)
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_pack_casts_scales_and_touches_only_its_slices(
     source: torch.dtype, target: torch.dtype, scale: float
@@ -110,3 +112,77 @@ def test_what_has_no_plain_memory_is_refused_by_name() -> None:
             _tensors.check_memory(tensor, what=name)
     for dense in (torch.ones(2, 3).t(), torch.ones(0, 3), torch.ones(()), torch.ones(1, 4)[:, :3]):
         _tensors.check_memory(dense, what="dense")
+
+
+def zero_pages(numel: int) -> torch.Tensor:
+    """bfloat16 zeros that take no memory until they are written."""
+    return torch.frombuffer(mmap.mmap(-1, 2 * numel), dtype=torch.bfloat16)
+
+
+def test_more_than_two_to_the_31_elements_in_one_tensor() -> None:
+    numel = (1 << 31) + 4099
+    flat = zero_pages(numel)
+    source = torch.arange(1.0, 4.0)
+    _tensors.pack([source], flat, [numel - 3], scale=2.0)
+    back = torch.zeros(3)
+    _tensors.unpack(flat, [numel - 3], [back])
+    assert back.tolist() == [2.0, 4.0, 6.0]
+    assert _tensors.sum_of_squares([flat]).tolist() == [56.0, 0.0]
+    flat[numel - 1] = float("inf")
+    assert _tensors.sum_of_squares([flat[1 << 31 :]])[1] == 1.0
+
+
+def test_values_that_no_16_bit_float_holds_are_cast_as_torch_casts_them() -> None:
+    inf, nan = float("inf"), float("nan")
+    tie = 1 + 2.0**-8
+    values = [inf, -inf, nan, 65519.0, 65520.0, 3.4e38, 1e300, 3e-8, 2.9e-8, 1e-40, -0.0, tie]
+    for source, target in itertools.product((torch.float32, torch.float64), FLOATS):
+        tensor = torch.tensor(values, dtype=torch.float64).to(source)
+        flat = torch.zeros(len(values), dtype=target)
+        _tensors.pack([tensor], flat, [0])
+        expected = tensor.to(target)
+        torch.testing.assert_close(flat, expected, rtol=0, atol=0, equal_nan=True)
+        known = ~expected.isnan()  # the sign of a NaN says nothing
+        assert torch.equal(flat.signbit()[known], expected.signbit()[known])
+
+
+@pytest.mark.usefixtures("threads")
+def test_threads_change_no_bit_of_a_pack() -> None:
+    tensors = [torch.randn(size) for size in (*SIZES, 300_001)]
+    offsets, numel = layout_of(tensors)
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        flat = torch.zeros(numel, dtype=torch.bfloat16)
+        _tensors.pack(tensors, flat, offsets, scale=0.7)
+        results.append(flat)
+    assert torch.equal(*results)
+
+
+def test_a_pending_negation_is_refused_and_nothing_written() -> None:
+    flat = torch.zeros(3)
+    for call in (
+        lambda tensor: _tensors.pack([tensor], flat, [0]),
+        lambda tensor: _tensors.unpack(flat, [0], [tensor]),
+        lambda tensor: _tensors.sum_of_squares([tensor]),
+    ):
+        with pytest.raises(ValueError, match="lazy negation"):
+            call(torch._neg_view(torch.ones(3)))
+    assert not flat.any()
+
+
+def test_devices_without_kernels_and_mixed_lists_are_refused() -> None:
+    with pytest.raises(ValueError, match="meta"):
+        _tensors.device_and_stream(torch.device("meta"))
+    with pytest.raises(ValueError, match=r"tensor 1 is torch\.float16"):
+        _tensors.sum_of_squares([torch.ones(1), torch.ones(1, dtype=torch.float16)])
+    with pytest.raises(ValueError, match="flat must be contiguous"):
+        _tensors.pack([torch.ones(2)], torch.zeros(3, 2).t(), [0])
+    with pytest.raises(ValueError, match=r"flat of shape .* has gaps"):
+        _tensors.pack([torch.ones(2)], torch.zeros(4)[::2], [0])
+    with pytest.raises(TypeError, match="complex64, which is none of float32"):
+        _tensors.sum_of_squares([torch.ones(1, dtype=torch.complex64)])
+    with pytest.raises(ValueError, match="int64"):
+        _tensors.sum_of_squares([torch.ones(1, dtype=torch.int64)])
+    assert _tensors.sum_of_squares([]).tolist() == [0.0, 0.0]
+    assert _tensors.sum_of_squares([torch.ones(0)]).tolist() == [0.0, 0.0]

@@ -31,8 +31,11 @@ void interruptible(const Function& function) {
 class SharedBuffer {
  public:
   SharedBuffer(std::shared_ptr<shm::SegmentTable> table, std::uint64_t num_bytes)
-      : table_(std::move(table)), segment_(table_->allocate(num_bytes)) {}
-  ~SharedBuffer() { table_->release(*segment_); }
+      : table_(std::move(table)), segment_(table_->allocate(num_bytes)), process_(getpid()) {}
+  // A forked child has a copy of this object; the entry in the shared table is still its parent's.
+  ~SharedBuffer() {
+    if (getpid() == process_) table_->release(*segment_);
+  }
   SharedBuffer(const SharedBuffer&) = delete;
   SharedBuffer& operator=(const SharedBuffer&) = delete;
 
@@ -44,12 +47,14 @@ class SharedBuffer {
  private:
   std::shared_ptr<shm::SegmentTable> table_;
   std::shared_ptr<shm::Segment> segment_;
+  int process_;
 };
 
 class ShmCommunicator {
  public:
-  ShmCommunicator(std::shared_ptr<shm::Segment> control, int rank, int world_size, double timeout_seconds)
-      : communicator_(std::move(control), rank, world_size, timeout_seconds),
+  ShmCommunicator(std::shared_ptr<shm::Segment> control, int rank, const std::vector<int>& processes,
+                  double timeout_seconds)
+      : communicator_(std::move(control), rank, processes, timeout_seconds),
         queue_(std::make_shared<ProgressQueue>(communicator_)),
         process_(getpid()) {}
   ~ShmCommunicator() {
@@ -69,22 +74,28 @@ class ShmCommunicator {
   }
 
   std::shared_ptr<Work> submit(const shm::Collective& collective, bool background) {
-    if (getpid() != process_)
-      throw InvalidArgument("this communicator belongs to process " + std::to_string(process_) +
-                            "; a forked child (process " + std::to_string(getpid()) + ") cannot use it");
+    check_process();
     return queue_->submit(collective, background);
   }
 
   void wait(Work& work) {
     if (work.completed.load(std::memory_order_acquire) && !work.error) return;
+    check_process();
     interruptible([&] { queue_->wait(work, &has_signal); });
   }
 
   std::unique_ptr<SharedBuffer> allocate(std::uint64_t num_bytes) {
+    check_process();
     return std::make_unique<SharedBuffer>(communicator_.segments(), num_bytes);
   }
 
  private:
+  void check_process() const {
+    if (getpid() != process_)
+      throw InvalidArgument("this communicator belongs to process " + std::to_string(process_) +
+                            "; a forked child (process " + std::to_string(getpid()) + ") cannot use it");
+  }
+
   shm::Communicator communicator_;
   std::shared_ptr<ProgressQueue> queue_;
   int process_;
@@ -134,8 +145,8 @@ void register_comm(py::module_& module) {
   using Self = ShmCommunicator;
   py::class_<Self>(module, "ShmCommunicator")
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
-      .def(py::init<std::shared_ptr<shm::Segment>, int, int, double>(), py::arg("control"), py::arg("rank"),
-           py::arg("world_size"), py::arg("timeout_seconds"))
+      .def(py::init<std::shared_ptr<shm::Segment>, int, const std::vector<int>&, double>(), py::arg("control"),
+           py::arg("rank"), py::arg("processes"), py::arg("timeout_seconds"))
       .def("join", &Self::join)
       .def("close", &Self::close, py::call_guard<py::gil_scoped_release>())
       .def("wait", &Self::wait, py::arg("work"))

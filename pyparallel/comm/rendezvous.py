@@ -93,6 +93,7 @@ def meet(
         return None, records
     if control is None:
         control = core.Segment.open(records[0]["process"], records[0]["control"])
-    native = core.ShmCommunicator(control, rank, world_size, timeout_seconds)
+    processes = [other["process"] for other in records]
+    native = core.ShmCommunicator(control, rank, processes, timeout_seconds)
     native.join()
     return ShmCommunicator(native, rank=rank, world_size=world_size), records

@@ -10,10 +10,17 @@ from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel._native import core
+from pyparallel.comm._operands import (
+    check_operands,
+    check_parts,
+    check_reduction,
+    check_root,
+    check_shape,
+)
 from pyparallel.comm.communicator import Reduction
+from pyparallel.errors import OutOfMemoryError
 
 _REDUCTIONS = dict(core.Reduction.__members__)
-_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class ShmWork:
@@ -79,25 +86,24 @@ class ShmCommunicator:
         self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True
     ) -> ShmWork:
         """See Communicator.all_reduce."""
-        dtype = self._check("all_reduce", tensor)
-        reduction = self._reduction("all_reduce", op, tensor)
+        dtype = check_operands("all_reduce", "cpu", tensor)
+        reduction = _REDUCTIONS[check_reduction("all_reduce", op, tensor)]
         pointer, count = tensor.data_ptr(), tensor.numel()
         native = self._native.all_reduce(pointer, count, dtype, reduction, background)
         return self._track(native, (tensor,))
 
     def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> ShmWork:
         """See Communicator.broadcast."""
-        dtype = self._check("broadcast", tensor)
-        if not 0 <= root < self.world_size:
-            raise ValueError(f"broadcast: root {root} is not in a world of {self.world_size}")
+        dtype = check_operands("broadcast", "cpu", tensor)
+        check_root(root, self.world_size)
         pointer, count = tensor.data_ptr(), tensor.numel()
         native = self._native.broadcast(pointer, count, dtype, root, background)
         return self._track(native, (tensor,))
 
     def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> ShmWork:
         """See Communicator.all_gather."""
-        dtype = self._check("all_gather", output, input)
-        self._check_parts("all_gather", whole=output, part=input)
+        dtype = check_operands("all_gather", "cpu", output, input)
+        check_parts("all_gather", self.world_size, whole=output, part=input)
         native = self._native.all_gather(
             output.data_ptr(), input.data_ptr(), input.numel(), dtype, background
         )
@@ -107,9 +113,9 @@ class ShmCommunicator:
         self, output: Tensor, input: Tensor, op: Reduction = "sum", *, background: bool = True
     ) -> ShmWork:
         """See Communicator.reduce_scatter."""
-        dtype = self._check("reduce_scatter", output, input)
-        self._check_parts("reduce_scatter", whole=input, part=output)
-        reduction = self._reduction("reduce_scatter", op, input)
+        dtype = check_operands("reduce_scatter", "cpu", output, input)
+        check_parts("reduce_scatter", self.world_size, whole=input, part=output)
+        reduction = _REDUCTIONS[check_reduction("reduce_scatter", op, input)]
         native = self._native.reduce_scatter(
             output.data_ptr(), input.data_ptr(), output.numel(), dtype, reduction, background
         )
@@ -128,54 +134,23 @@ class ShmCommunicator:
             OutOfMemoryError: with the bytes needed and available.
         """
         _tensors.dtype_code(dtype, what="empty: the tensor")
-        if any(size < 0 for size in shape):
-            raise ValueError(f"empty: negative size in {shape}")
+        check_shape(shape)
         num_bytes = prod(shape) * dtype.itemsize
         if num_bytes == 0:
-            return torch.empty(*shape, dtype=dtype)
-        return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(*shape)
+            return torch.empty(shape, dtype=dtype)
+        if num_bytes >> 63:  # more than the core can count
+            available = core.available_memory()
+            raise OutOfMemoryError(
+                f"out of shared memory: {num_bytes} bytes needed, {available} bytes available",
+                num_bytes,
+                available,
+            )
+        return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(shape)
 
     def close(self) -> None:
         """See Communicator.close. Tensors from empty() stay valid; calling it twice is harmless."""
         self._native.close()
         self._in_flight.clear()
-
-    def _check(self, what: str, *tensors: Tensor) -> int:
-        for tensor in tensors:
-            if tensor.device.type != "cpu":
-                raise ValueError(
-                    f"{what}: the tensor is on {tensor.device}, shared memory serves the CPU only"
-                )
-            if not tensor.is_contiguous() or type(tensor) not in _PLAIN:
-                _tensors.check_memory(tensor, what=f"{what}: the tensor")
-                if not tensor.is_contiguous():
-                    raise ValueError(
-                        f"{what}: the tensor of shape {tuple(tensor.shape)} with strides "
-                        f"{tensor.stride()} is not contiguous"
-                    )
-            if tensor.dtype != tensors[0].dtype:
-                raise ValueError(f"{what}: dtypes {tensors[0].dtype} and {tensor.dtype} differ")
-        code = _tensors.DTYPE_CODES.get(tensors[0].dtype)
-        if code is None:
-            return _tensors.dtype_code(tensors[0].dtype, what=f"{what}: the tensor")
-        return code
-
-    def _reduction(self, what: str, op: str, tensor: Tensor) -> core.Reduction:
-        reduction = _REDUCTIONS.get(op)
-        if reduction is None:
-            raise ValueError(f"{what}: op {op!r} is none of {', '.join(_REDUCTIONS)}")
-        if op == "mean" and not tensor.dtype.is_floating_point:
-            raise ValueError(
-                f"{what}: the mean of {tensor.dtype} is not an integer; use op='sum' and divide"
-            )
-        return reduction
-
-    def _check_parts(self, what: str, *, whole: Tensor, part: Tensor) -> None:
-        if whole.numel() != part.numel() * self.world_size:
-            raise ValueError(
-                f"{what}: {whole.numel()} elements are not {self.world_size} ranks times "
-                f"{part.numel()} elements"
-            )
 
     def _track(self, native: core.Work, tensors: tuple[Tensor, ...]) -> ShmWork:
         work = ShmWork(self._native, native, tensors)

@@ -5,6 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyparallel import _tensors
+from pyparallel.comm._operands import (
+    check_operands,
+    check_parts,
+    check_reduction,
+    check_root,
+    check_shape,
+)
 from pyparallel.comm.communicator import Reduction
 
 
@@ -37,24 +45,31 @@ class SoloCommunicator:
         self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True
     ) -> DoneWork:
         """See Communicator.all_reduce."""
+        check_operands("all_reduce", self.device.type, tensor)
+        check_reduction("all_reduce", op, tensor)
         return DoneWork()
 
     def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> DoneWork:
         """See Communicator.broadcast."""
-        if root != 0:
-            raise ValueError(f"broadcast: root {root} is not in a world of 1")
+        check_operands("broadcast", self.device.type, tensor)
+        check_root(root, 1)
         return DoneWork()
 
     def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> DoneWork:
         """See Communicator.all_gather."""
-        output.view(-1).copy_(input.reshape(-1))
+        check_operands("all_gather", self.device.type, output, input)
+        check_parts("all_gather", 1, whole=output, part=input)
+        output.view(-1).copy_(input.view(-1))
         return DoneWork()
 
     def reduce_scatter(
         self, output: Tensor, input: Tensor, op: Reduction = "sum", *, background: bool = True
     ) -> DoneWork:
         """See Communicator.reduce_scatter."""
-        output.view(-1).copy_(input.reshape(-1))
+        check_operands("reduce_scatter", self.device.type, output, input)
+        check_parts("reduce_scatter", 1, whole=input, part=output)
+        check_reduction("reduce_scatter", op, input)
+        output.view(-1).copy_(input.view(-1))
         return DoneWork()
 
     def barrier(self) -> DoneWork:
@@ -63,7 +78,9 @@ class SoloCommunicator:
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty."""
-        return torch.zeros(*shape, dtype=dtype, device=self.device)
+        _tensors.dtype_code(dtype, what="empty: the tensor")
+        check_shape(shape)
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def close(self) -> None:
         """See Communicator.close."""

@@ -99,7 +99,7 @@ class GroupCommunicator:
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty."""
-        return torch.zeros(*shape, dtype=dtype, device=self.device)
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def close(self) -> None:
         """See Communicator.close; a group that is not owned belongs to its maker and stays."""

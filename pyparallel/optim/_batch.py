@@ -105,7 +105,10 @@ class _Column:
         Raises:
             RuntimeError: a part of the tensors got other memory, possibly some steps ago.
         """
-        if not identical(map(itemgetter(self._key), self._states), self._tensors):
+        try:
+            if not identical(map(itemgetter(self._key), self._states), self._tensors):
+                return False
+        except KeyError:  # the tensor was taken out
             return False
         if not self._by_turns:
             return _tensors.addresses(self._tensors) == self._addresses

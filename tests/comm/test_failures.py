@@ -7,11 +7,14 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import pyparallel
+from pyparallel._native import core
+from pyparallel.comm import rendezvous
 from pyparallel.errors import CollectiveTimeoutError, PeerLostError
 from ranks import Job, errors_of_ranks, run_ranks, tell_test
 
@@ -81,8 +84,35 @@ def test_a_rank_that_leaves_or_raises_is_named_at_once(function: object) -> None
         assert "left" in str(errors[rank])
 
 
+def never_join() -> None:
+    """Rank 1 has said who it is and is stopped before it comes to the others."""
+    if os.environ["RANK"] == "1":
+        rendezvous.core = SimpleNamespace(Segment=core.Segment, ShmCommunicator=tell_and_sleep)  # type: ignore[attr-defined]
+    else:
+        tell_test("joining")
+    pyparallel.init()
+
+
+def tell_and_sleep(*_: object) -> None:
+    tell_test("about to join")
+    time.sleep(60)
+
+
+def test_a_rank_killed_before_it_joins_is_named_within_two_seconds() -> None:
+    with Job(3, never_join) as job:
+        for rank in range(3):
+            job.receive(rank)
+        killed = job.kill(1)
+        outcomes = job.outcomes()
+    for outcome in (outcomes[0], outcomes[2]):
+        assert isinstance(outcome.error, PeerLostError)
+        assert outcome.error.rank == 1
+        assert "init()" in str(outcome.error)
+        assert outcome.ended_ns - killed < 2_000_000_000
+
+
 def wait_in_vain() -> None:
-    context = pyparallel.init(timeout_seconds=0.3)
+    context = pyparallel.init(timeout_seconds=2)
     if context.rank == 0:
         tell_test("waiting")
         context.communicator.barrier().wait()
@@ -93,7 +123,7 @@ def wait_in_vain() -> None:
 def test_a_silent_rank_is_named_at_the_deadline() -> None:
     errors = errors_of_ranks(2, wait_in_vain)
     assert isinstance(errors[0], CollectiveTimeoutError)
-    assert "300 ms for rank 1 in barrier()" in str(errors[0])
+    assert "2000 ms for rank 1 in barrier()" in str(errors[0])
 
 
 def wait_for_interrupt() -> float:

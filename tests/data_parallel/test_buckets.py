@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -72,3 +73,71 @@ def reduces_what_was_accumulated() -> None:
 
 def test_gradients_accumulated_without_sync_are_reduced_later() -> None:
     run_ranks(2, reduces_what_was_accumulated)
+
+
+def backward_that_raises(seed: int) -> int:
+    """Reductions of the failed backward go on in the background while the next one packs."""
+    context = pyparallel.init()
+    module = nn.Sequential(*[nn.Linear(700, 700) for _ in range(6)])
+    model = DataParallel(module, overlap=True, bucket_cap_mb=1)
+    wrong = 0
+
+    def fail(_: torch.Tensor) -> None:
+        raise KeyError("a mistake of all ranks")
+
+    for step in range(20):
+        torch.manual_seed(seed + 1000 * step + context.rank)
+        x = torch.randn(2, 700)
+        handle = module[1].weight.register_hook(fail)
+        model.zero_grad()
+        with pytest.raises(KeyError):
+            model(x).sum().backward()
+        handle.remove()
+        model.zero_grad()
+        model(x).sum().backward()
+        own = torch.autograd.grad(module(x).sum(), list(module.parameters()))
+        for param, grad in zip(module.parameters(), own, strict=True):
+            expected = grad.contiguous()
+            context.communicator.all_reduce(expected, "mean").wait()
+            assert param.grad is not None
+            wrong += not torch.equal(param.grad, expected)
+    return wrong
+
+
+def test_a_backward_after_one_that_raised_is_right(seed: int) -> None:
+    assert run_ranks(2, backward_that_raises, seed) == [0, 0]
+
+
+def large_float16_gradients() -> float:
+    pyparallel.init()
+    module = nn.Linear(1, 1, bias=False).to(torch.float16)
+    DataParallel(module)(torch.full((1, 1), 60_000.0, dtype=torch.float16)).sum().backward()
+    assert module.weight.grad is not None
+    return module.weight.grad.item()
+
+
+def test_the_mean_of_large_float16_gradients_does_not_overflow() -> None:
+    assert run_ranks(3, large_float16_gradients) == [60_000.0] * 3
+
+
+def gradients_put_there_by_hand() -> None:
+    """Other memory, another order, gaps, a pending negation: reduced by value all the same."""
+    rank = pyparallel.init().rank
+    module = nn.Linear(6, 6, bias=False)
+    model = DataParallel(module)
+    value = torch.arange(36.0).view(6, 6) * (rank + 1)
+    expected = torch.arange(36.0).view(6, 6) * 1.5 + 1
+    for grad in (
+        value.clone(),
+        value.t().contiguous().t(),
+        torch.stack([value, value], -1)[..., 0],
+        torch._neg_view(-value),
+        value.to(torch.float32),
+    ):
+        module.weight.grad = grad
+        model(torch.ones(1, 6)).sum().backward()  # adds 1
+        torch.testing.assert_close(module.weight.grad, expected)
+
+
+def test_gradients_in_any_layout_are_reduced_by_value() -> None:
+    run_ranks(2, gradients_put_there_by_hand)

@@ -21,6 +21,11 @@ def wrap(kind: str) -> None:
             nn.Sequential(nn.Identity(), nn.Linear(3, 4)) if odd else nn.Sequential(nn.Linear(3, 4))
         ),
         "missing": lambda: nn.Linear(3, 4, bias=not odd),
+        "order": lambda: nn.Conv2d(3, 4, 3).to(
+            memory_format=torch.channels_last if odd else torch.contiguous_format
+        ),
+        "frozen": lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3).requires_grad_(not odd)),
+        "buffer": lambda: nn.BatchNorm1d(3, track_running_stats=not odd),
     }
     DataParallel(models[kind]())
 
@@ -32,6 +37,9 @@ def wrap(kind: str) -> None:
         ("dtype", ("'weight'", "torch.float32 (4, 3) on rank 0", "torch.float64 (4, 3) on rank 1")),
         ("name", ("'0.weight'", "'1.weight'")),
         ("missing", ("'bias'", "rank 0", "missing on rank 1")),
+        ("order", ("'weight'", "(4, 3, 3, 3) on rank 0", "strides (27, 1, 9, 3) on rank 1")),
+        ("frozen", ("'1.weight'", "(3, 4) on rank 0", "(3, 4) frozen on rank 1")),
+        ("buffer", ("'running_mean'", "missing on rank 1")),
     ],
 )
 def test_the_first_difference_is_named_on_every_rank(kind: str, parts: tuple[str, ...]) -> None:
@@ -70,3 +78,26 @@ def broadcast_all_layouts() -> None:
 
 def test_values_of_rank_0_arrive_in_any_layout() -> None:
     run_ranks(2, broadcast_all_layouts)
+
+
+def buffers_of_every_dtype() -> list[object]:
+    rank = pyparallel.init().rank
+    module = nn.Linear(2, 2)
+    values = {
+        "mask": torch.tensor([rank == 0, rank == 1]),
+        "scalar": torch.tensor(rank == 0),
+        "small": torch.full((3,), rank, dtype=torch.int16),
+        "wave": torch.full((2,), complex(rank, 1)),
+        "coarse": torch.full((5,), rank + 1.0).to(torch.float8_e5m2),
+        "nothing": torch.zeros(0, dtype=torch.bool),
+        "gaps": torch.full((4, 2), rank == 0)[:, 0],
+    }
+    for name, value in values.items():
+        module.register_buffer(name, value)
+    DataParallel(module)(torch.ones(1, 2))
+    return [getattr(module, name).to(torch.complex64).tolist() for name in values]
+
+
+def test_buffers_of_any_dtype_get_rank_0s_values() -> None:
+    expected = [[1, 0], 1, [0] * 3, [1j] * 2, [1] * 5, [], [1] * 4]
+    assert run_ranks(2, buffers_of_every_dtype) == [expected] * 2

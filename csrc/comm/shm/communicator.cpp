@@ -60,21 +60,22 @@ int usable_cores() {
 
 }  // namespace
 
-Communicator::Communicator(std::shared_ptr<Segment> control, int rank, int world_size, double timeout_seconds)
+Communicator::Communicator(std::shared_ptr<Segment> control, int rank, const std::vector<int>& processes,
+                           double timeout_seconds)
     : segment_(std::move(control)),
       control_(*reinterpret_cast<ControlBlock*>(segment_->data())),
       rank_(rank),
-      world_size_(world_size),
+      world_size_(static_cast<int>(processes.size())),
       timeout_ns_(static_cast<std::int64_t>(timeout_seconds * 1e9)),
-      oversubscribed_(world_size > usable_cores()),
-      liveness_(control_, rank, world_size),
+      oversubscribed_(world_size_ > usable_cores()),
+      liveness_(control_, rank, processes),
       segments_(std::make_shared<SegmentTable>(segment_, rank)),
-      peer_memory_(control_, world_size),
-      buffers_(static_cast<std::size_t>(world_size)) {
+      peer_memory_(control_, processes),
+      buffers_(processes.size()) {
   if (control_.magic != kMagic) throw InvalidArgument("the other ranks run another version of pyparallel");
-  if (control_.world_size != static_cast<std::uint32_t>(world_size))
+  if (control_.world_size != static_cast<std::uint32_t>(world_size_))
     throw InvalidArgument("rank " + std::to_string(rank) + " was started with a world size of " +
-                          std::to_string(world_size) + ", rank 0 with " + std::to_string(control_.world_size));
+                          std::to_string(world_size_) + ", rank 0 with " + std::to_string(control_.world_size));
 }
 
 std::shared_ptr<Segment> Communicator::create_control(int world_size) {
@@ -86,9 +87,7 @@ std::shared_ptr<Segment> Communicator::create_control(int world_size) {
 }
 
 void Communicator::join(const Patience& patience) {
-  RankBlock& own = control_.rank(rank_);
-  own.pid.store(getpid(), std::memory_order_release);
-  publish(own.joined, 1);
+  publish(control_.rank(rank_).joined, 1);
   patience_ = &patience;
   current_ = nullptr;
   deadline_ = now_ns() + timeout_ns_;

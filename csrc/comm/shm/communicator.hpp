@@ -44,7 +44,8 @@ class Communicator {
   // The segment that all ranks share: rank 0 creates it, the others open it.
   static std::shared_ptr<Segment> create_control(int world_size);
   // Throws InvalidArgument if the segment was made for another number of ranks or by another version.
-  Communicator(std::shared_ptr<Segment> control, int rank, int world_size, double timeout_seconds);
+  // `processes`: the process id of every rank.
+  Communicator(std::shared_ptr<Segment> control, int rank, const std::vector<int>& processes, double timeout_seconds);
 
   // Says that this rank is here and waits until all are.
   void join(const Patience& patience);

@@ -13,7 +13,7 @@
 
 namespace pyparallel::shm {
 
-inline constexpr std::uint64_t kMagic = 0x7079706172616c31;  // "pyparal1": the layout's version
+inline constexpr std::uint64_t kMagic = 0x7079706172616c32;  // "pyparal2": the layout's version
 inline constexpr std::uint64_t kSlotBytes = 32 << 10;        // up to here a whole operand goes through its slot
 inline constexpr std::uint64_t kPieceBytes = 256 << 10;      // larger private operands pass in pieces of this size
 inline constexpr std::uint32_t kMaxSegments = 512;           // live shared allocations of one rank
@@ -41,13 +41,12 @@ struct SegmentEntry {
 struct RankBlock {
   alignas(128) Flag posted;  // operations begun; operations[posted & 1] says which
   Operation operations[2];
-  std::atomic<std::uint32_t> freed;  // shared allocations given back so far
-  alignas(128) Flag filled;          // pieces this rank has put in its bounce buffer
-  alignas(128) Flag reduced;         // pieces whose own part this rank has reduced there
-  alignas(128) Flag drained;         // pieces this rank no longer needs from anyone
-  alignas(128) Flag finished;        // operations on shared buffers this rank is through with
-  alignas(128) Flag joined;          // 1 when pid is valid
-  std::atomic<std::int32_t> pid;
+  std::atomic<std::uint32_t> freed;   // shared allocations given back so far
+  alignas(128) Flag filled;           // pieces this rank has put in its bounce buffer
+  alignas(128) Flag reduced;          // pieces whose own part this rank has reduced there
+  alignas(128) Flag drained;          // pieces this rank no longer needs from anyone
+  alignas(128) Flag finished;         // operations on shared buffers this rank is through with
+  alignas(128) Flag joined;           // 1 when the rank has come
   std::atomic<std::uint32_t> closed;  // 1 when the rank left in good order
   SegmentEntry segments[kMaxSegments];
 };

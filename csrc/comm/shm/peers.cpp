@@ -12,9 +12,20 @@
 #include "core/error.hpp"
 
 namespace pyparallel::shm {
+namespace {
 
-Liveness::Liveness(ControlBlock& control, int rank, int world_size)
-    : control_(control), rank_(rank), world_size_(world_size), pidfds_(world_size, -1) {}
+constexpr int kGone = -2;  // in place of a pidfd: the process had ended before it could be opened
+
+}  // namespace
+
+Liveness::Liveness(ControlBlock& control, int rank, const std::vector<int>& processes)
+    : control_(control), rank_(rank), processes_(processes), pidfds_(processes.size(), -1) {
+  for (std::size_t r = 0; r < processes.size(); ++r) {
+    if (processes[r] == getpid()) continue;
+    pidfds_[r] = static_cast<int>(syscall(SYS_pidfd_open, processes[r], 0));
+    if (pidfds_[r] < 0 && errno == ESRCH) pidfds_[r] = kGone;
+  }
+}
 
 Liveness::~Liveness() {
   for (int fd : pidfds_)
@@ -22,19 +33,14 @@ Liveness::~Liveness() {
 }
 
 bool Liveness::has_exited(int rank) {
-  const int pid = control_.rank(rank).pid.load(std::memory_order_acquire);
-  if (pid == 0 || pid == getpid()) return false;
-  if (pidfds_[rank] < 0) {
-    pidfds_[rank] = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-    if (pidfds_[rank] < 0) return errno == ESRCH;
-  }
+  if (pidfds_[rank] < 0) return pidfds_[rank] == kGone;
   pollfd query{pidfds_[rank], POLLIN, 0};
   return poll(&query, 1, 0) > 0;
 }
 
 void Liveness::check(int awaited, const std::string& doing) {
   std::uint32_t lost = control_.first_lost.load(std::memory_order_acquire);
-  for (int r = 0; r < world_size_ && lost == 0; ++r) {
+  for (int r = 0; r < static_cast<int>(processes_.size()) && lost == 0; ++r) {
     if (r == rank_ || control_.rank(r).closed.load(std::memory_order_acquire) != 0 || !has_exited(r)) continue;
     // It may have closed between the two looks. If not, the first to find out names the rank for all.
     if (control_.rank(r).closed.load(std::memory_order_acquire) != 0) continue;
@@ -43,7 +49,7 @@ void Liveness::check(int awaited, const std::string& doing) {
     lost = control_.first_lost.load(std::memory_order_acquire);
   }
   const auto describe = [&](int r) {
-    return "rank " + std::to_string(r) + " (process " + std::to_string(control_.rank(r).pid.load()) + ")";
+    return "rank " + std::to_string(r) + " (process " + std::to_string(processes_[r]) + ")";
   };
   if (lost != 0) {
     const int r = static_cast<int>(lost) - 1;
@@ -101,8 +107,7 @@ char* PeerMemory::map(int r, const Operation& operation) {
   Mapping& mapping = mappings_[{r, operation.segment}];
   if (!mapping.segment || mapping.generation != operation.generation) {
     mapping.segment.reset();
-    RankBlock& owner = control_.rank(r);
-    mapping.segment = Segment::open(owner.pid.load(), owner.segments[operation.segment].fd.load());
+    mapping.segment = Segment::open(processes_[r], control_.rank(r).segments[operation.segment].fd.load());
     mapping.generation = operation.generation;
   }
   return mapping.segment->data() + operation.offset;

@@ -14,7 +14,8 @@ namespace pyparallel::shm {
 // Watches the processes of all ranks through pidfds: a killed process is seen at once, reaped or not.
 class Liveness {
  public:
-  Liveness(ControlBlock& control, int rank, int world_size);
+  // `processes`: the ranks' process ids; opened now, so that none can be mistaken for a later process of the same id.
+  Liveness(ControlBlock& control, int rank, const std::vector<int>& processes);
   ~Liveness();
   Liveness(const Liveness&) = delete;
   Liveness& operator=(const Liveness&) = delete;
@@ -26,8 +27,9 @@ class Liveness {
   bool has_exited(int rank);
 
   ControlBlock& control_;
-  int rank_, world_size_;
-  std::vector<int> pidfds_;  // -1 until the rank has joined and been opened
+  int rank_;
+  std::vector<int> processes_;
+  std::vector<int> pidfds_;  // -1 where there is nothing to watch
 };
 
 // The shared allocations of this rank, by address. Outlives the communicator while tensors do.
@@ -56,7 +58,8 @@ class SegmentTable {
 // The peers' shared allocations, mapped when an operation first names them. Used by one thread at a time.
 class PeerMemory {
  public:
-  PeerMemory(ControlBlock& control, int world_size) : control_(control), freed_(world_size, 0) {}
+  PeerMemory(ControlBlock& control, const std::vector<int>& processes)
+      : control_(control), processes_(processes), freed_(processes.size(), 0) {}
   // The address in this process of the buffer that rank `r` described. Requires operation.segment != kPrivate.
   char* map(int r, const Operation& operation);
   // Unmaps what peers have given back since the last call.
@@ -68,6 +71,7 @@ class PeerMemory {
     std::shared_ptr<Segment> segment;
   };
   ControlBlock& control_;
+  std::vector<int> processes_;
   std::vector<std::uint32_t> freed_;
   std::map<std::pair<int, std::uint32_t>, Mapping> mappings_;  // by rank and index
 };

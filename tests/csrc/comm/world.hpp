@@ -1,5 +1,7 @@
 // A world of ranks inside one process, one thread each: what the sanitizers can watch.
 #pragma once
+#include <unistd.h>
+
 #include <functional>
 #include <memory>
 #include <thread>
@@ -13,10 +15,11 @@ inline const pyparallel::shm::Patience kPatience{};
 inline void with_world(int world_size, const std::function<void(pyparallel::shm::Communicator&)>& body,
                        double timeout_seconds = 60.0) {
   const auto control = pyparallel::shm::Communicator::create_control(world_size);
+  const std::vector<int> processes(static_cast<std::size_t>(world_size), getpid());
   std::vector<std::thread> ranks;
   for (int r = 0; r < world_size; ++r)
     ranks.emplace_back([&, r] {
-      pyparallel::shm::Communicator communicator(control, r, world_size, timeout_seconds);
+      pyparallel::shm::Communicator communicator(control, r, processes, timeout_seconds);
       communicator.join(kPatience);
       body(communicator);
       communicator.leave();

@@ -24,8 +24,8 @@ const Patience kPatience{};
 // Rank 0 reduces with rank 1 in a loop until rank 1, a child process, is killed after `microseconds`.
 void a_killed_rank_is_named(int microseconds) {
   const auto control = Communicator::create_control(2);
-  const pid_t child = fork();
-  Communicator communicator(control, child == 0 ? 1 : 0, 2, 60.0);
+  const pid_t parent = getpid(), child = fork();
+  Communicator communicator(control, child == 0 ? 1 : 0, {parent, child == 0 ? getpid() : child}, 60.0);
   std::vector<float> values(200000, 1.0f);
   const Collective collective{Kind::kAllReduce,
                               DType::kFloat32,
@@ -44,9 +44,6 @@ void a_killed_rank_is_named(int microseconds) {
   if (child == 0) reduce_forever();
   std::int64_t killed_at = 0;
   std::thread killer([&] {
-    // Before it has joined nobody knows its process: that is the rendezvous' business.
-    auto& block = *reinterpret_cast<ControlBlock*>(control->data());
-    while (!reached(block.rank(1).joined, 1)) usleep(100);
     usleep(static_cast<useconds_t>(microseconds));
     killed_at = now_ns();
     kill(child, SIGKILL);  // nobody reaps it before the end: it stays a zombie
@@ -95,9 +92,8 @@ void entries_are_reused_and_limited() {
 void a_reused_entry_is_mapped_anew() {
   const auto control = Communicator::create_control(1);
   auto& block = *reinterpret_cast<ControlBlock*>(control->data());
-  block.rank(0).pid = getpid();
   SegmentTable table(control, 0);
-  PeerMemory memory(block, 1);
+  PeerMemory memory(block, {getpid()});
   for (char mark : {'a', 'b', 'c'}) {
     const auto segment = table.allocate(100);
     segment->data()[5] = mark;
