@@ -1,4 +1,5 @@
-// Atomics under their CUDA names, for the types that a device has them for. Relaxed, as on a device: they order nothing.
+// Atomics under their CUDA names, for the types that a device has them for. Relaxed, as on a device: they order
+// nothing.
 #pragma once
 #include <bit>
 #include <concepts>

@@ -1,7 +1,7 @@
 // What nvcc gives to a kernel source, for g++: keywords, built-in variables, shared memory, barriers, warp operations.
 //
-// Reached through core/gpu_port.hpp only. Types, 16-bit floats and the signatures of the runtime come from the real CUDA
-// headers.
+// Reached through core/gpu_port.hpp only. Types, 16-bit floats and the signatures of the runtime come from the real
+// CUDA headers.
 #pragma once
 #if defined(__CUDACC__)
 #error "for host compilers: nvcc brings its own"

@@ -57,7 +57,8 @@ inline constexpr ErrorText kErrors[] = {
     {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation", "dependency on an uncaptured event"},
     {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
      "operation would make the null stream depend on a capturing one"},
-    {cudaErrorCapturedEvent, "cudaErrorCapturedEvent", "operation not permitted on an event last recorded in a capture"},
+    {cudaErrorCapturedEvent, "cudaErrorCapturedEvent",
+     "operation not permitted on an event last recorded in a capture"},
 };
 
 const ErrorText& text_of(cudaError_t code) {

@@ -69,11 +69,7 @@ std::size_t next_colour() {
 }  // namespace
 
 Fiber::Fiber(void (*entry)())
-    : entry_(entry),
-      stack_(map_stack()),
-      stack_bytes_(kStackBytes),
-      owns_stack_(true),
-      identity_(create_identity()) {
+    : entry_(entry), stack_(map_stack()), stack_bytes_(kStackBytes), owns_stack_(true), identity_(create_identity()) {
   const std::size_t usable = stack_bytes_ - next_colour();
 #if defined(EMULATION_UCONTEXT)
   getcontext(&context_);

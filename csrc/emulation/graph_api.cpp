@@ -52,7 +52,7 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* 
   Unseen unseen;
   const Stream* const stream = Runtime::get().find(handle);
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
-  *status = !stream->capture          ? cudaStreamCaptureStatusNone
+  *status = !stream->capture         ? cudaStreamCaptureStatusNone
             : stream->capture->valid ? cudaStreamCaptureStatusActive
                                      : cudaStreamCaptureStatusInvalidated;
   return cudaSuccess;

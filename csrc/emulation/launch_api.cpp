@@ -37,8 +37,10 @@ cudaError_t launch(const cudaLaunchConfig_t& config, const char* operation, cons
   Stream* const stream = runtime.find(config.stream);
   if (stream == nullptr || stream->device != current_device) return note(cudaErrorInvalidResourceHandle);
   Operation run;
-  KernelCall call{operation, config.gridDim, config.blockDim, config.dynamicSmemBytes, std::move(body),
-                  static_cast<std::uint64_t>(++runtime.launches) + runtime.config.seed * 0x9e3779b97f4a7c15u};
+  KernelCall call{
+      operation,       config.gridDim,
+      config.blockDim, config.dynamicSmemBytes,
+      std::move(body), static_cast<std::uint64_t>(++runtime.launches) + runtime.config.seed * 0x9e3779b97f4a7c15u};
   run.run = [call = std::move(call)](Stream& self) { self.runner.run(call); };
   return note(runtime.enqueue(stream, std::move(run)));
 }

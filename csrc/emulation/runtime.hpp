@@ -67,14 +67,14 @@ struct Stream {
   const bool legacy;  // the null stream of its device
   // Where its operations run. Made with the stream: made later, it would know what the host has waited for since.
   Fiber fiber{&fiber_main};
-  Fiber host;              // who runs it at the moment
+  Fiber host;  // who runs it at the moment
   std::deque<Operation> queue;
-  Operation operation;     // that runs
+  Operation operation;  // that runs
   bool busy = false;
-  bool stop = false;      // ends the host thread when the queue is empty
+  bool stop = false;  // ends the host thread when the queue is empty
   std::thread host_thread;
   std::shared_ptr<Graph> capture;  // operations go there instead of the queue
-  Token finished;         // everything that has run
+  Token finished;                  // everything that has run
   BlockRunner runner;
 
   bool idle() const { return queue.empty() && !busy; }
@@ -117,7 +117,7 @@ class Runtime {
   // cudaErrorStreamCaptureUnsupported if any stream captures; its capture is lost then, as on a device.
   cudaError_t forbid_in_capture();
 
-  Lock lock;  // of all that follows and of every stream
+  Lock lock;                                     // of all that follows and of every stream
   std::vector<std::unique_ptr<Stream>> streams;  // the null streams first
   std::map<Event*, std::unique_ptr<Event>> events;
   Memory memory;

@@ -1,7 +1,8 @@
-// What the emulator tells the sanitizers: who runs, what is ordered, which memory is out of reach. Empty in plain builds.
+// What the emulator tells the sanitizers: who runs, what is ordered, which memory is out of reach. Empty in plain
+// builds.
 //
-// The emulator itself is compiled without instrumentation, so that only the program under test is judged. EMULATION_TSAN
-// and EMULATION_ASAN say which sanitizer the rest of the program has.
+// The emulator itself is compiled without instrumentation, so that only the program under test is judged.
+// EMULATION_TSAN and EMULATION_ASAN say which sanitizer the rest of the program has.
 #pragma once
 #include <cstddef>
 

@@ -5,8 +5,8 @@
 
 namespace pyparallel::emulation {
 
-inline constexpr std::size_t kSharedBytes = 48 << 10;          // of a block, unless its kernel asked for more
-inline constexpr std::size_t kSharedOptInBytes = 227 << 10;    // what it may ask for
+inline constexpr std::size_t kSharedBytes = 48 << 10;        // of a block, unless its kernel asked for more
+inline constexpr std::size_t kSharedOptInBytes = 227 << 10;  // what it may ask for
 
 class SharedMemory {
  public:

@@ -25,12 +25,18 @@ struct Parameter {
   }
 
   AdamTensor host() {
-    return {param.host.data(), grad.host.data(),     floats(exp_avg.host.data()), floats(exp_avg_sq.host.data()),
-            nullptr,           nullptr,              floats(step.host.data()),    param.numel()};
+    return {param.host.data(), grad.host.data(), floats(exp_avg.host.data()), floats(exp_avg_sq.host.data()),
+            nullptr,           nullptr,          floats(step.host.data()),    param.numel()};
   }
   AdamTensor device() {
-    return {param.device.data(), grad.device.data(),   floats(exp_avg.device.data()), floats(exp_avg_sq.device.data()),
-            nullptr,             nullptr,              floats(step.device.data()),    param.numel()};
+    return {param.device.data(),
+            grad.device.data(),
+            floats(exp_avg.device.data()),
+            floats(exp_avg_sq.device.data()),
+            nullptr,
+            nullptr,
+            floats(step.device.data()),
+            param.numel()};
   }
   static float* floats(unsigned char* memory) { return reinterpret_cast<float*>(memory); }
 

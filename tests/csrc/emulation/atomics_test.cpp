@@ -18,8 +18,7 @@ void sums_are_complete() {
   const auto total = device_zeros<T>(1);
   const TestStream streams[2];
   synchronize();
-  for (const TestStream& stream : streams)
-    launch({"add", kBlocks, kTestThreads, stream}, add_all<T>, total.data());
+  for (const TestStream& stream : streams) launch({"add", kBlocks, kTestThreads, stream}, add_all<T>, total.data());
   synchronize();
   CHECK_EQUAL(total.download()[0], static_cast<T>(2 * kAll / 2 * 3));
 }

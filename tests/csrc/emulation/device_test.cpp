@@ -1,6 +1,7 @@
 // Devices, launches and errors under emulation: what a device refuses is refused by the same error.
-#include "core/device_guard.hpp"
 #include "device.hpp"
+
+#include "core/device_guard.hpp"
 
 using namespace pyparallel;
 

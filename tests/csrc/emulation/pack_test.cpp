@@ -31,7 +31,9 @@ struct Packing {
   std::vector<PackItem> host_items, device_items;
 
   Packing(DType tensor_dtype_, DType flat_dtype_, const Layout& layout, Alignment alignment, std::mt19937_64& random)
-      : tensor_dtype(tensor_dtype_), flat_dtype(flat_dtype_), flat(flat_dtype_, layout.total, shift(alignment, random)) {
+      : tensor_dtype(tensor_dtype_),
+        flat_dtype(flat_dtype_),
+        flat(flat_dtype_, layout.total, shift(alignment, random)) {
     for (std::size_t t = 0; t < layout.sizes.size(); ++t) {
       TwinTensor& tensor = tensors.emplace_back(tensor_dtype, layout.sizes[t], shift(alignment, random));
       const auto offset = static_cast<std::int64_t>(layout.offsets[t]);

@@ -45,8 +45,8 @@ inline double read_element(const void* array, DType dtype, std::size_t i) {
   }
 }
 
-// One tensor twice: `host` for the reference, `device` for the kernel, which starts `shift` elements after a boundary of
-// 256 bytes and ends where its memory ends.
+// One tensor twice: `host` for the reference, `device` for the kernel, which starts `shift` elements after a boundary
+// of 256 bytes and ends where its memory ends.
 struct TwinTensor {
   DType dtype;
   Bytes host;

@@ -1,4 +1,5 @@
-// A planted fault: a small program with a mistake, and its twin without. The mistake must be reported, the twin must not.
+// A planted fault: a small program with a mistake, and its twin without. The mistake must be reported, the twin must
+// not.
 #pragma once
 #include "emulation/device.hpp"
 
