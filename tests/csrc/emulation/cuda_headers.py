@@ -1,4 +1,4 @@
-"""Prints the folder of cuda_runtime.h that the wheel nvidia-cuda-runtime installs, if there is one."""
+"""Prints where the wheel nvidia-cuda-runtime has put cuda_runtime.h; nothing if it is not there."""
 
 import sys
 from pathlib import Path

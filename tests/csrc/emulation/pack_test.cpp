@@ -93,7 +93,7 @@ void all_dtypes(std::mt19937_64& random) {
 void long_lists(std::mt19937_64& random) {
   without_guard();
   // The last tensors are empty: the table that holds them must not be launched empty, nor the one before be lost.
-  std::vector<std::size_t> sizes = many_sizes(2600, random);
+  std::vector<std::size_t> sizes = many_sizes(3600, random);
   std::fill(sizes.end() - 1000, sizes.end(), std::size_t{0});
   there_and_back(DType::kBFloat16, DType::kFloat32, sizes, Alignment::kAny, 1.0, random);
   const std::int64_t before = emulation::launch_count();
