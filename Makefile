@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 NATIVE_SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 PACKAGE_SOURCES := $(shell find pyparallel -name '*.py' -o -name '*.pyi' -o -name VERSION)
 CMAKE = $(abspath $(BIN))/cmake
-TESTS := -DPYPARALLEL_MODULE=OFF -DPYPARALLEL_TESTS=ON -DPYPARALLEL_CUDA=0
+TESTS := -DPYPARALLEL_MODULE=OFF -DPYPARALLEL_TESTS=ON -DPYPARALLEL_CUDA=0 -DPython_EXECUTABLE=$(abspath $(BIN))/python
 
 help:
 > @echo "make demo      train a language model on two processes, beside torch's own parts"

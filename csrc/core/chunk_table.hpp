@@ -25,6 +25,8 @@ struct ChunkTable {
   std::int64_t chunk;  // elements
   std::uint32_t first_block[kCapacity + 1];
   std::int32_t count;
+
+  GPU_LARGE_ARGUMENT(ChunkTable)
 };
 
 // ---- device: which part of which tensor is this block's ----

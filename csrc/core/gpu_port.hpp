@@ -18,8 +18,26 @@
   extern __shared__ __align__(16) unsigned char gpu_dynamic_shared_[]; \
   Type* const name = reinterpret_cast<Type*>(gpu_dynamic_shared_)
 
+// Last in a struct of several KB that kernels take by value: keeps the emulation from copying it for every thread.
+#define GPU_LARGE_ARGUMENT(Type)
+
 // One 16-byte store. An intrinsic, because the compiler cuts a plain store of four words apart where it unrolls.
 __device__ __forceinline__ void gpu_store_16(void* target, uint4 value) { __stwb(static_cast<uint4*>(target), value); }
+#elif defined(PYPARALLEL_EMULATION)  // tests only: the same sources under g++, run on the CPU
+#include "emulation/cuda.hpp"
+
+#define GPU_SHARED(Type, name, count)                                                                \
+  Type(&name)[count] = pyparallel::emulation::static_shared_array<Type[count]>([]() -> const void* { \
+    static char key;                                                                                 \
+    return &key;                                                                                     \
+  }())
+#define GPU_DYNAMIC_SHARED(Type, name) Type* const name = static_cast<Type*>(pyparallel::emulation::dynamic_shared())
+// A destructor that does something, as far as the ABI can tell: such arguments are passed by address.
+#define GPU_LARGE_ARGUMENT(Type) \
+  ~Type() {}
+
+inline void gpu_store_16(void* target, uint4 value) { *static_cast<uint4*>(target) = value; }
+
 #else
 #error "kernel sources are compiled by nvcc; host sources include core/cuda_check.hpp"
 #endif

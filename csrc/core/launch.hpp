@@ -30,14 +30,19 @@ struct Identity {
 template <class... Params>
 void launch(const Launch& shape, void (*kernel)(Params...), const typename Identity<Params>::type&... arguments) {
   static_assert((std::size_t{0} + ... + sizeof(Params)) <= kMaxArgumentBytes, "more kernel arguments than CUDA takes");
+  const cudaLaunchConfig_t config{dim3(static_cast<unsigned>(shape.blocks)),
+                                  dim3(static_cast<unsigned>(shape.threads)),
+                                  shape.shared_bytes,
+                                  shape.stream,
+                                  nullptr,
+                                  0};
 #if defined(__CUDACC__)
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
-  config.dynamicSmemBytes = shape.shared_bytes;
-  config.stream = shape.stream;
   void* pointers[] = {const_cast<void*>(static_cast<const void*>(std::addressof(arguments)))...};
   check_cuda(cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), pointers), shape.operation);
+#else
+  check_cuda(emulation::launch(config, shape.operation, reinterpret_cast<const void*>(kernel),
+                               emulation::BoundKernel<Params...>(kernel, arguments...)),
+             shape.operation);
 #endif
 }
 
@@ -45,6 +50,8 @@ void launch(const Launch& shape, void (*kernel)(Params...), const typename Ident
 inline int block_threads(int preferred) {
 #if defined(__CUDACC__)
   return preferred;
+#else
+  return emulation::block_threads(preferred);
 #endif
 }
 

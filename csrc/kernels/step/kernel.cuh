@@ -27,6 +27,8 @@ struct StepCounts {
   static constexpr int kCapacity = 4000;
   float* steps[kCapacity];
   std::int32_t count;
+
+  GPU_LARGE_ARGUMENT(StepCounts)
 };
 
 // A launch of its own, because every block of step_kernel reads its tensor's step.

@@ -22,7 +22,7 @@ __device__ __forceinline__ std::uint16_t half_bits(float value) {
 
 __device__ __forceinline__ float from_half_bits(std::uint16_t bits) {
   __half value;
-  memcpy(&value, &bits, sizeof bits);
+  memcpy(static_cast<void*>(&value), &bits, sizeof bits);
   return __half2float(value);
 }
 
