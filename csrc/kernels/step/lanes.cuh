@@ -155,6 +155,7 @@ __device__ __forceinline__ void step_moment_block(const StepTensor& t, const Ste
 #pragma unroll
     for (int k = 0; k < Rule::kStates; ++k) largest[k] = larger_magnitude(largest[k], states[j][k]);
   }
+  __syncwarp();  // every lane has read the scales that lane 0 replaces
 #pragma unroll
   for (int k = 0; k < Rule::kStates; ++k) {
     const float scale = float_of(warp_largest(largest[k])), inverse = inverse_of_scale(scale);
