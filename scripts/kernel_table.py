@@ -19,8 +19,8 @@ BLOCK = 256
 
 HEADER = """# The CUDA kernels
 
-Made by `scripts/kernel_table.py` for compute capability 9.0 ({compiler}). Occupancy: resident threads of a
-multiprocessor's {threads}, in blocks of {block}, as the registers allow. No kernel spills.
+Made by `scripts/kernel_table.py` for compute capability 9.0 ({compiler}). Occupancy: resident threads
+of a multiprocessor's {threads}, in blocks of {block}, as the registers allow. No kernel spills.
 
 ## Registers
 
@@ -31,9 +31,10 @@ multiprocessor's {threads}, in blocks of {block}, as the registers allow. No ker
 BYTES = """
 ## Bytes per parameter
 
-What a step must read and write. The gradient has the parameter's dtype; an fp32 master is read and written in place
-of the parameter, which then is only written; a remainder is read and written beside it; 8-bit moments carry a float32
-scale per 128 elements. Clipping by `max_norm`, or finding inf for a GradScaler, reads the gradient once more.
+What a step must read and write. The gradient has the parameter's dtype; an fp32 master is read and
+written in place of the parameter, which then is only written; a remainder is read and written
+beside it; 8-bit moments carry a float32 scale per 128 elements. Clipping by `max_norm`, or finding
+inf for a GradScaler, reads the gradient once more.
 
 | parameters | states | {optimizers} |
 | --- | --- | {rule} |
@@ -74,9 +75,11 @@ def kernels_of(source: Path) -> list[Kernel]:
     """Compiles a source and reads the report."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            ["nvcc", "-std=c++20", "-DPYPARALLEL_CUDA=1", "-I", str(ROOT / "csrc")]
-            + [f"-gencode=arch=compute_{ARCHITECTURE},code=sm_{ARCHITECTURE}", "-Xptxas=-v"]
-            + ["-c", str(source), "-o", f"{folder}/o.o"],
+            [
+                *("nvcc", "-std=c++20", "-DPYPARALLEL_CUDA=1", "-I", str(ROOT / "csrc")),
+                f"-gencode=arch=compute_{ARCHITECTURE},code=sm_{ARCHITECTURE}",
+                *("-Xptxas=-v", "-c", str(source), "-o", f"{folder}/o.o"),
+            ],
             capture_output=True,
             text=True,
             check=True,
