@@ -19,8 +19,9 @@ BLOCK = 256
 
 HEADER = """# The CUDA kernels
 
-Made by `scripts/kernel_table.py` for compute capability 9.0 ({compiler}). Occupancy: resident threads
-of a multiprocessor's {threads}, in blocks of {block}, as the registers allow. No kernel spills.
+Made by `scripts/kernel_table.py` for compute capability 9.0 ({compiler}). Occupancy: resident
+threads of a multiprocessor's {threads}, in blocks of {block}, as the registers allow. No kernel
+spills.
 
 ## Registers
 
