@@ -26,7 +26,7 @@ static inline State stored_state(Real value, std::uint32_t random) {
   if constexpr (std::is_same_v<State, Real>)
     return value;
   else if constexpr ((Rule::kSlow >> kIndex & 1u) != 0)
-    return {to_bfloat16_at_random(value, random)};
+    return {to_bfloat16_at_random(value, random_for_state(random))};
   else
     return from_float<State>(value);
 }
@@ -90,7 +90,8 @@ static void store_state(const StepTensor& t, DType dtype, std::int64_t begin, st
     const auto first = static_cast<std::uint32_t>(begin);
     if constexpr ((Rule::kSlow >> kIndex & 1u) != 0)
       for (std::int64_t i = 0; i < count; ++i)
-        stored[i].bits = to_bfloat16_at_random(values[i], random_bits(key, first + static_cast<std::uint32_t>(i)));
+        stored[i].bits =
+            to_bfloat16_at_random(values[i], random_for_state(random_bits(key, first + static_cast<std::uint32_t>(i))));
     else
       narrow(values, stored, static_cast<std::size_t>(count));
   }

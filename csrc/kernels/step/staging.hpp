@@ -35,7 +35,8 @@ static inline void store_param(const StepTensor& t, const StepTypes& types, std:
   if (types.extra == Extra::kStochastic) {
     const auto first = static_cast<std::uint32_t>(begin);
     for (std::int64_t i = 0; i < count; ++i)
-      bits[i] = to_bfloat16_at_random(values[i], random_bits(key, first + static_cast<std::uint32_t>(i)) >> 16);
+      bits[i] =
+          to_bfloat16_at_random(values[i], random_for_param(random_bits(key, first + static_cast<std::uint32_t>(i))));
   } else if (types.extra == Extra::kRemainder) {
     auto* const remainder = static_cast<std::uint16_t*>(t.extra) + begin;
     for (std::int64_t i = 0; i < count; ++i) {
