@@ -33,9 +33,11 @@ PP_HOST_DEVICE std::uint32_t random_key(std::uint32_t seed, std::uint32_t tensor
 // 32 bits per element (index modulo 2^32): a Weyl sequence, folded and multiplied. Enough for rounding, and no more
 // than rounding can pay for. The upper bits are the better ones: states take the upper 16 or 20, a parameter the lower
 // 16 after another fold.
+inline constexpr std::uint32_t kRandomStride = 0x9e3779b1u, kRandomFactor = 0x85ebca6bu;
+
 PP_HOST_DEVICE std::uint32_t random_bits(std::uint32_t key, std::uint32_t index) {
-  const std::uint32_t bits = index * 0x9e3779b1u + key;
-  return (bits ^ bits >> 15) * 0x85ebca6bu;
+  const std::uint32_t bits = index * kRandomStride + key;
+  return (bits ^ bits >> 15) * kRandomFactor;
 }
 
 PP_HOST_DEVICE std::uint32_t random_for_state(std::uint32_t bits) { return bits >> 16; }
