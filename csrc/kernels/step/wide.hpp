@@ -61,6 +61,7 @@ template <class Rule, Order kOrder>
   const auto grad_size = static_cast<std::int64_t>(item_size(types.grad));
   const bool narrow = types.state == DType::kBFloat16, random_states = narrow && Rule::kSlow != 0;
   const bool any_random = types.extra == Extra::kStochastic || random_states;
+  const bool scaled = s.grad_factor != 1.0f;
   RandomPair<kOrder> random_pair(s.key, first);
   for (std::int64_t i = 0; i < count; i += kPair) {
     const FloatPair grad = load<kOrder>(types.grad, at.grad + i * grad_size);
@@ -70,8 +71,10 @@ template <class Rule, Order kOrder>
       const FloatPair state = load<kOrder>(types.state, at.states[k] + i * state_size);
       states[0][k] = state.first, states[1][k] = state.second;
     }
-    Rule::update(s.rule, Value(grad.first) * Value(s.grad_factor), values[0], states[0]);
-    Rule::update(s.rule, Value(grad.second) * Value(s.grad_factor), values[1], states[1]);
+    Value grads[2] = {grad.first, grad.second};
+    if (scaled) grads[0] = grads[0] * Value(s.grad_factor), grads[1] = grads[1] * Value(s.grad_factor);
+    Rule::update(s.rule, grads[0], values[0], states[0]);
+    Rule::update(s.rule, grads[1], values[1], states[1]);
     Words random = {};
     if (any_random) random = random_pair.next();
     for (int k = 0; k < Rule::kStates; ++k) {
@@ -131,11 +134,11 @@ template <class Rule>
 }
 
 // BFloat16 all over, remainders and random rounding of parameters included.
-template <class Rule>
+template <class Rule, Order kOrder>
 [[gnu::noinline]] static void alternate_range(const Places& at, Extra extra, const StepScalars<Rule, float>& s,
                                               std::uint32_t first, std::int64_t count) {
   const StepTypes types = {DType::kBFloat16, DType::kBFloat16, DType::kBFloat16, extra};
-  wide_places<Rule, Order::kAlternate>(at, types, s, first, count);
+  wide_places<Rule, kOrder>(at, types, s, first, count);
 }
 
 // ---- 8-bit moments: decoded into L1 and encoded from there, one block at a time ----
@@ -145,8 +148,9 @@ static void load_moments(const StepTensor& t, int k, std::int64_t begin, std::in
   const auto* codes = static_cast<const std::uint8_t*>(t.states[k]) + begin;
   const __m512 scale = _mm512_set1_ps(*moment_scale(t, k, begin));
   for (std::int64_t i = 0; i < count; i += 16) {
-    const auto lanes = static_cast<__mmask16>(count - i < 16 ? (1u << (count - i)) - 1u : 0xffffu);
-    _mm512_store_ps(buffer + i, from_moments<kSigned>(_mm_maskz_loadu_epi8(lanes, codes + i), scale));
+    const __m128i moments = count - i >= 16 ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i))
+                                            : _mm_maskz_loadu_epi8((1u << (count - i)) - 1u, codes + i);
+    _mm512_store_ps(buffer + i, from_moments<kSigned>(moments, scale));
   }
 }
 
@@ -161,11 +165,13 @@ static void store_moments(const StepTensor& t, int k, std::int64_t begin, std::i
   RandomPair<Order::kHalves> random_pair(key, static_cast<std::uint32_t>(begin));
   for (std::int64_t i = 0; i < count; i += kPair) {
     const Words random = random_pair.next();
-    const std::uint64_t lanes = count - i < kPair ? (std::uint64_t{1} << (count - i)) - 1u : 0xffffffffu;
-    _mm_mask_storeu_epi8(codes + i, static_cast<__mmask16>(lanes),
-                         to_moments<kSigned>(_mm512_load_ps(buffer + i), inverse, random.first));
-    _mm_mask_storeu_epi8(codes + i + 16, static_cast<__mmask16>(lanes >> 16),
-                         to_moments<kSigned>(_mm512_load_ps(buffer + i + 16), inverse, random.second));
+    const __m128i first = to_moments<kSigned>(_mm512_load_ps(buffer + i), inverse, random.first);
+    const __m128i second = to_moments<kSigned>(_mm512_load_ps(buffer + i + 16), inverse, random.second);
+    const __m256i both = _mm256_set_m128i(second, first);
+    if (count - i >= kPair)  // masked stores of bytes are slow
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + i), both);
+    else
+      _mm256_mask_storeu_epi8(codes + i, (1u << (count - i)) - 1u, both);
   }
 }
 
@@ -202,7 +208,9 @@ static void wide_step(const StepTensor& t, std::int64_t begin, std::int64_t end,
   const auto first = static_cast<std::uint32_t>(begin);
   if (types.param == DType::kBFloat16 && types.grad == DType::kBFloat16 && types.state == DType::kBFloat16 &&
       types.extra != Extra::kMaster)
-    return alternate_range<Rule>(at, types.extra, s, first, end - begin);
+    return __builtin_cpu_supports("avx512bf16")
+               ? alternate_range<Rule, Order::kAlternateConverted>(at, types.extra, s, first, end - begin)
+               : alternate_range<Rule, Order::kAlternate>(at, types.extra, s, first, end - begin);
   wide_range<Rule>(at, types, s, first, end - begin);
 }
 
