@@ -31,4 +31,7 @@ PP_HOST_DEVICE double fused_multiply_add(double a, double b, double c) {
 PP_HOST_DEVICE float square_root(float value) { return sqrtf(value); }
 PP_HOST_DEVICE double square_root(double value) { return sqrt(value); }
 
+PP_HOST_DEVICE float select(bool condition, float a, float b) { return condition ? a : b; }
+PP_HOST_DEVICE double select(bool condition, double a, double b) { return condition ? a : b; }
+
 }  // namespace pyparallel

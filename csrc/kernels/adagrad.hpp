@@ -30,9 +30,9 @@ struct AdagradRule {
             static_cast<Real>(hyper.eps)};
   }
 
-  template <class Real>
-  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Real grad, Real& param, Real (&state)[kMaxStates]) {
-    Real& sum = state[0];
+  template <class Real, class Value>
+  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Value grad, Value& param, Value (&state)[kMaxStates]) {
+    Value& sum = state[0];
     if (s.weight_decay != Real(0)) grad = fused_multiply_add(s.weight_decay, param, grad);
     sum = fused_multiply_add(grad, grad, sum);
     param = fused_multiply_add(-s.lr, grad / (square_root(sum) + s.eps), param);

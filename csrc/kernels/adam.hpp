@@ -24,7 +24,7 @@ struct AdamRule {
   static constexpr unsigned kSigned = 0b001;  // states that may be negative, as bits
   static constexpr unsigned kSlow = 0b010;    // states that change too little per step for 16 bits: rounded at random
 
-  // Of one tensor's update, in the precision of the loop.
+  // Of one tensor's update, in the precision of the loop. update()'s Value is Real, or many of it at once.
   template <class Real>
   struct Scalars {
     Real beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
@@ -50,19 +50,19 @@ struct AdamRule {
     return s;
   }
 
-  template <class Real>
-  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Real grad, Real& param, Real (&state)[kMaxStates]) {
-    Real &exp_avg = state[0], &exp_avg_sq = state[1], &max_exp_avg_sq = state[2];
+  template <class Real, class Value>
+  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Value grad, Value& param, Value (&state)[kMaxStates]) {
+    Value &exp_avg = state[0], &exp_avg_sq = state[1], &max_exp_avg_sq = state[2];
     if (s.l2 != Real(0)) grad = fused_multiply_add(s.l2, param, grad);  // 0 * inf would be NaN
     exp_avg = fused_multiply_add(s.one_minus_beta1, grad, s.beta1 * exp_avg);
     exp_avg_sq = fused_multiply_add(s.one_minus_beta2 * grad, grad, s.beta2 * exp_avg_sq);
-    Real second = exp_avg_sq;
+    Value second = exp_avg_sq;
     if constexpr (kAmsgrad) {
       // Written so that NaN wins, as in torch.maximum.
-      max_exp_avg_sq = max_exp_avg_sq < second || second != second ? second : max_exp_avg_sq;
+      max_exp_avg_sq = select((max_exp_avg_sq < second) | (second != second), second, max_exp_avg_sq);
       second = max_exp_avg_sq;
     }
-    const Real denominator = fused_multiply_add(square_root(second), s.inverse_sqrt_bc2, s.eps);
+    const Value denominator = fused_multiply_add(square_root(second), s.inverse_sqrt_bc2, s.eps);
     param = fused_multiply_add(-s.step_size, exp_avg / denominator, s.decay * param);
   }
 };

@@ -31,12 +31,12 @@ struct LionRule {
             static_cast<Real>(hyper.beta2), static_cast<Real>(1.0 - hyper.beta2)};
   }
 
-  template <class Real>
-  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Real grad, Real& param, Real (&state)[kMaxStates]) {
-    Real& exp_avg = state[0];
-    const Real direction = fused_multiply_add(s.one_minus_beta1, grad, s.beta1 * exp_avg);
+  template <class Real, class Value>
+  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Value grad, Value& param, Value (&state)[kMaxStates]) {
+    Value& exp_avg = state[0];
+    const Value direction = fused_multiply_add(s.one_minus_beta1, grad, s.beta1 * exp_avg);
     // 0 and NaN are their own signs.
-    const Real sign = direction > Real(0) ? Real(1) : direction < Real(0) ? Real(-1) : direction;
+    const Value sign = select(direction > Value(0), Value(1), select(direction < Value(0), Value(-1), direction));
     param = fused_multiply_add(-s.lr, sign, s.decay * param);
     exp_avg = fused_multiply_add(s.one_minus_beta2, grad, s.beta2 * exp_avg);
   }

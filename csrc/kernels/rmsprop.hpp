@@ -33,21 +33,21 @@ struct RmspropRule {
             static_cast<Real>(hyper.eps), static_cast<Real>(hyper.weight_decay), static_cast<Real>(hyper.momentum)};
   }
 
-  template <class Real>
-  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Real grad, Real& param, Real (&state)[kMaxStates]) {
-    Real& square_avg = state[0];
+  template <class Real, class Value>
+  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Value grad, Value& param, Value (&state)[kMaxStates]) {
+    Value& square_avg = state[0];
     if (s.weight_decay != Real(0)) grad = fused_multiply_add(s.weight_decay, param, grad);
     square_avg = fused_multiply_add(s.one_minus_alpha * grad, grad, s.alpha * square_avg);
-    Real variance = square_avg;
+    Value variance = square_avg;
     if constexpr (kCentered) {
-      Real& grad_avg = state[1];
+      Value& grad_avg = state[1];
       grad_avg = fused_multiply_add(s.one_minus_alpha, grad - grad_avg, grad_avg);
       variance = fused_multiply_add(-grad_avg, grad_avg, square_avg);
-      variance = variance < Real(0) ? Real(0) : variance;  // rounding must not make the root NaN; NaN stays
+      variance = select(variance < Value(0), Value(0), variance);  // rounding makes no root NaN; NaN stays
     }
     grad = grad / (square_root(variance) + s.eps);
     if constexpr (kMomentum) {
-      Real& buffer = state[1 + kCentered];
+      Value& buffer = state[1 + kCentered];
       buffer = fused_multiply_add(s.momentum, buffer, grad);
       grad = buffer;
     }

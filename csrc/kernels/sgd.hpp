@@ -39,11 +39,11 @@ struct SgdRule {
     return s;
   }
 
-  template <class Real>
-  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Real grad, Real& param, Real (&state)[kMaxStates]) {
+  template <class Real, class Value>
+  PP_HOST_DEVICE static void update(const Scalars<Real>& s, Value grad, Value& param, Value (&state)[kMaxStates]) {
     if (s.weight_decay != Real(0)) grad = fused_multiply_add(s.weight_decay, param, grad);
     if constexpr (kMomentum) {
-      Real& buffer = state[0];
+      Value& buffer = state[0];
       buffer = fused_multiply_add(s.grad_weight, grad, s.momentum * buffer);
       grad = s.nesterov != Real(0) ? fused_multiply_add(s.momentum, buffer, grad) : buffer;
     }

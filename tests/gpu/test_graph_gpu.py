@@ -1,4 +1,4 @@
-"""A step captured in a CUDA graph and replayed is the eager step, bit for bit, and follows its lr."""
+"""A captured step, replayed, is the eager step bit for bit, and follows its learning rate."""
 
 import pytest
 import torch

@@ -66,12 +66,12 @@ __device__ __forceinline__ void step_lanes(const StepTensor& t, const StepTypes&
 #pragma unroll
     for (int k = 0; k < Rule::kStates; ++k) {
       if ((Rule::kSlow >> k & 1u) != 0 && types.state == DType::kBFloat16)
-        states[k].set_bits(lane, to_bfloat16_at_random(static_cast<float>(state[k]), random));
+        states[k].set_bits(lane, to_bfloat16_at_random(static_cast<float>(state[k]), random_for_state(random)));
       else
         states[k].set(types.state, lane, state[k]);
     }
     if (types.extra == Extra::kStochastic)
-      param.set_bits(lane, to_bfloat16_at_random(static_cast<float>(value), random >> 16));
+      param.set_bits(lane, to_bfloat16_at_random(static_cast<float>(value), random_for_param(random)));
     else
       param.set(types.param, lane, value);
     if (master) extra.set(DType::kFloat32, lane, value);

@@ -146,7 +146,8 @@ __device__ __forceinline__ void step_moment_block(const StepTensor& t, const Ste
       states[j][k] = moment_of<Rule>(k, static_cast<const std::uint8_t*>(t.states[k])[i], *moment_scale(t, k, first));
     Rule::update(s.rule, grad.get(types.grad, 0) * s.grad_factor, value, states[j]);
     if (types.extra == Extra::kStochastic)
-      param.set_bits(0, to_bfloat16_at_random(value, random_bits(s.key, static_cast<std::uint32_t>(i)) >> 16));
+      param.set_bits(0,
+                     to_bfloat16_at_random(value, random_for_param(random_bits(s.key, static_cast<std::uint32_t>(i)))));
     else
       param.set(types.param, 0, value);
     param.store(t.param, types.param, i);

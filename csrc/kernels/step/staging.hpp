@@ -1,8 +1,10 @@
-// Blocks of a tensor as floats in L1 and back, whatever lies in memory.
+// The CPU loop around a rule for whatever lies in memory, on any CPU: blocks become floats in L1, are stepped there and
+// go back.
 #pragma once
 #include "core/blocks.hpp"
 #include "core/isa.hpp"
 #include "kernels/step/contract.hpp"
+#include "kernels/step/convert.hpp"
 #include "kernels/step/storage.hpp"
 
 namespace pyparallel {
@@ -35,7 +37,8 @@ static inline void store_param(const StepTensor& t, const StepTypes& types, std:
   if (types.extra == Extra::kStochastic) {
     const auto first = static_cast<std::uint32_t>(begin);
     for (std::int64_t i = 0; i < count; ++i)
-      bits[i] = to_bfloat16_at_random(values[i], random_bits(key, first + static_cast<std::uint32_t>(i)) >> 16);
+      bits[i] =
+          to_bfloat16_at_random(values[i], random_for_param(random_bits(key, first + static_cast<std::uint32_t>(i))));
   } else if (types.extra == Extra::kRemainder) {
     auto* const remainder = static_cast<std::uint16_t*>(t.extra) + begin;
     for (std::int64_t i = 0; i < count; ++i) {
@@ -72,6 +75,52 @@ static inline void store_moments(const StepTensor& t, int k, std::int64_t begin,
     *moment_scale(t, k, begin + block) = scale;
     for (std::int64_t i = block; i < end; ++i)
       codes[i] = to_moment<kSigned>(values[i], inverse, random_bits(key, first + static_cast<std::uint32_t>(i)));
+  }
+}
+
+template <class Rule, int kIndex>
+static float* load_state(const StepTensor& t, DType dtype, std::int64_t begin, std::int64_t count, float* buffer) {
+  if constexpr (kIndex < Rule::kStates) {
+    if (dtype != DType::kUInt8) return load_floats(dtype, t.states[kIndex], begin, count, buffer);
+    load_moments<(Rule::kSigned >> kIndex & 1u) != 0>(t, kIndex, begin, count, buffer);
+  }
+  return buffer;
+}
+
+template <class Rule, int kIndex>
+static void store_state(const StepTensor& t, DType dtype, std::int64_t begin, std::int64_t count, const float* values,
+                        std::uint32_t key) {
+  if constexpr (kIndex < Rule::kStates) {
+    if (dtype == DType::kFloat32) return;
+    if (dtype == DType::kUInt8)
+      return store_moments<(Rule::kSigned >> kIndex & 1u) != 0>(t, kIndex, begin, count, values, key + kIndex);
+    auto* const stored = static_cast<BFloat16*>(t.states[kIndex]) + begin;
+    const auto first = static_cast<std::uint32_t>(begin);
+    if constexpr ((Rule::kSlow >> kIndex & 1u) != 0)
+      for (std::int64_t i = 0; i < count; ++i)
+        stored[i].bits =
+            to_bfloat16_at_random(values[i], random_for_state(random_bits(key, first + static_cast<std::uint32_t>(i))));
+    else
+      narrow(values, stored, static_cast<std::size_t>(count));
+  }
+}
+
+template <class Rule>
+static void staged_range(const StepTensor& t, std::int64_t begin, std::int64_t end, const StepTypes& types,
+                         const StepScalars<Rule, float>& s) {
+  alignas(64) float grad_buffer[kBlock], param_buffer[kBlock], buffers[kMaxStates][kBlock];
+  for (; begin < end; begin += kBlock) {
+    const std::int64_t count = end - begin < kBlock ? end - begin : kBlock;
+    float* const grad = load_floats(types.grad, const_cast<void*>(t.grad), begin, count, grad_buffer);
+    float* const param = load_param(t, types, begin, count, param_buffer);
+    float* const state0 = load_state<Rule, 0>(t, types.state, begin, count, buffers[0]);
+    float* const state1 = load_state<Rule, 1>(t, types.state, begin, count, buffers[1]);
+    float* const state2 = load_state<Rule, 2>(t, types.state, begin, count, buffers[2]);
+    convert_loop<Rule, float, float, float, false, float>(s, grad, param, nullptr, state0, state1, state2, 0, count);
+    store_param(t, types, begin, count, param, s.key);
+    store_state<Rule, 0>(t, types.state, begin, count, state0, s.key);
+    store_state<Rule, 1>(t, types.state, begin, count, state1, s.key);
+    store_state<Rule, 2>(t, types.state, begin, count, state2, s.key);
   }
 }
 

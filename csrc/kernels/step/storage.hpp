@@ -30,13 +30,18 @@ PP_HOST_DEVICE std::uint32_t random_key(std::uint32_t seed, std::uint32_t tensor
   return key ^ key >> 15;
 }
 
-// 32 bits per element (index modulo 2^32): a Weyl sequence, folded, multiplied and folded again. Enough for rounding,
-// and no more than rounding can pay for.
+// 32 bits per element (index modulo 2^32): a Weyl sequence, folded and multiplied. Enough for rounding, and no more
+// than rounding can pay for. The upper bits are the better ones: states take the upper 16 or 20, a parameter the lower
+// 16 after another fold.
+inline constexpr std::uint32_t kRandomStride = 0x9e3779b1u, kRandomFactor = 0x85ebca6bu;
+
 PP_HOST_DEVICE std::uint32_t random_bits(std::uint32_t key, std::uint32_t index) {
-  std::uint32_t bits = index * 0x9e3779b1u + key;
-  bits = (bits ^ bits >> 15) * 0x85ebca6bu;
-  return bits ^ bits >> 16;
+  const std::uint32_t bits = index * kRandomStride + key;
+  return (bits ^ bits >> 15) * kRandomFactor;
 }
+
+PP_HOST_DEVICE std::uint32_t random_for_state(std::uint32_t bits) { return bits >> 16; }
+PP_HOST_DEVICE std::uint32_t random_for_param(std::uint32_t bits) { return (bits ^ bits >> 16) & 0xffffu; }
 
 // ---- bfloat16 ----
 
@@ -49,12 +54,12 @@ PP_HOST_DEVICE std::uint16_t to_bfloat16(float value) {
   return static_cast<std::uint16_t>(is_nan ? 0x7fc0u | (bits >> 16 & 0x8000u) : rounded);
 }
 
-// Up with the probability of the part cut off: the expectation is `value`. inf and NaN stay what they are.
+// Up with the probability of the part cut off: the expectation is `value`. `random` < 2^16. inf has nothing to cut off
+// and stays inf; NaN stays NaN.
 PP_HOST_DEVICE std::uint16_t to_bfloat16_at_random(float value, std::uint32_t random) {
-  const std::uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffffu;
-  const std::uint32_t added = magnitude < 0x7f800000u ? random & 0xffffu : 0u;
-  const std::uint32_t quiet = magnitude > 0x7f800000u ? 0x400000u : 0u;  // no NaN may lose all of its mantissa
-  return static_cast<std::uint16_t>(((bits | quiet) + added) >> 16);
+  const std::uint32_t bits = bits_of(value);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<std::uint16_t>(is_nan ? 0x7fc0u | (bits >> 16 & 0x8000u) : (bits + random) >> 16);
 }
 
 // ---- bfloat16 and remainder: x = bits of the parameter * 2^16 + remainder as a signed number ----
@@ -108,7 +113,7 @@ template <bool kSigned>
 PP_HOST_DEVICE std::uint8_t to_moment(float value, float inverse_scale, std::uint32_t random) {
   constexpr std::int32_t kLargest = kSigned ? 127 : 255;
   const std::uint32_t bits = bits_of(value * inverse_scale), magnitude = bits & 0x7fffffffu;
-  const std::uint32_t rounded = magnitude + (random & ((1u << kMantissaCut) - 1));
+  const std::uint32_t rounded = magnitude + (random >> (32 - kMantissaCut));
   const std::int32_t code = static_cast<std::int32_t>(rounded >> kMantissaCut) - (kOneCode - kLargest);
   const std::int32_t smallest = !kSigned && magnitude != 0 ? 1 : 0;
   const std::int32_t raised = code < smallest ? smallest : code;
