@@ -104,14 +104,14 @@ class Adafactor(MeasuredOptimizer):
         state = self.state[param]
         loaded = any(key in state for key in _VARIANCES)
         dtype = self.options.dtype_of_states(param.dtype)
-        if not loaded:
-            if param.dim() > 1:
-                for key in ("row_var", "col_var"):
-                    state[key] = param.new_zeros(self._state_shape(param, key), dtype=dtype)
-            else:
-                state["variance"] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
-        if loaded and "step" not in state:
-            state["step"] = torch.ones((), dtype=torch.float32, device=param.device)
+        if "step" not in state:  # the first key, as torch has it
+            device = _tensors.local(param).device
+            state["step"] = torch.full((), float(loaded), dtype=torch.float32, device=device)
+        if not loaded and param.dim() > 1:
+            for key in ("row_var", "col_var"):
+                state[key] = param.new_zeros(self._state_shape(param, key), dtype=dtype)
+        elif not loaded:
+            state["variance"] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
         super()._prepare_state(param, group)
 
     def _hyper(self, group: dict[str, Any]) -> core.AdafactorHyper:

@@ -201,8 +201,9 @@ def _adamw_hyper(group: dict[str, Any]) -> core.AdamHyper:
     check_not_negative(eps=group["eps"])
     check_betas(group["betas"])
     check_not_negative(weight_decay=group["weight_decay"])
+    beta1, beta2 = group["betas"]
     lr, eps, decay = number(group["lr"]), group["eps"], group["weight_decay"]
-    return core.AdamHyper(lr, *group["betas"], eps, decay, decoupled=True, amsgrad=False)
+    return core.AdamHyper(lr, beta1, beta2, eps, decay, decoupled=True, amsgrad=False)
 
 
 def _check(group: dict[str, Any]) -> None:
