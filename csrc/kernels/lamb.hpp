@@ -65,9 +65,10 @@ struct LambMeasure : LambBase {
     terms[1] = direction(s, param, state);
   }
 
-  // The trust ratio: 1 where a norm is 0.
+  // The trust ratio: 1 where a norm is 0, bounded where it is one of norms.
   PP_HOST_DEVICE static double factor(const Hyper& hyper, double, const double* sums, double, double) {
-    const double ratio = hyper.adapt && sums[0] > 0.0 && sums[1] > 0.0 ? sqrt(sums[0]) / sqrt(sums[1]) : 1.0;
+    if (!hyper.adapt || !(sums[0] > 0.0) || !(sums[1] > 0.0)) return 1.0;
+    const double ratio = sqrt(sums[0]) / sqrt(sums[1]);
     return ratio > hyper.trust_clip ? hyper.trust_clip : ratio;
   }
 };

@@ -156,10 +156,8 @@ class Batch:
         self.grad_addresses = _tensors.addresses(grads)
         self.numels = [param.numel() for param in params]
         self.shard_groups = _tensors.shard_groups(owners[0])
-        self.grads = grads
-        self._factors = factors
-        measures = bool(factors) and self.device.type == "cuda"
-        num_bytes = core.measure_workspace(len(params)) if measures else 0
+        self.grads, self._factors = grads, factors
+        num_bytes = core.measure_workspace(len(factors)) if self.device.type == "cuda" else 0
         self.workspace = torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
         self._grad_geometry = _geometry(grads)
         self._param_addresses = _tensors.addresses(params)

@@ -20,6 +20,11 @@ class MeasuredOptimizer(FusedOptimizer):
     factor is a state of the algorithm names it in ``factor_key``: one float64 per parameter.
     """
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Gives groups from foreign checkpoints the keys they lack."""
+        super().__setstate__(state)
+        complete_groups(self)
+
     def _make_batch(
         self,
         owners: list[Tensor],
@@ -49,6 +54,13 @@ class MeasuredOptimizer(FusedOptimizer):
         if name == self.factor_key:
             return value.to(param.device, torch.float64, copy=True)
         return super()._own(param, name, value)
+
+
+def complete_groups(optimizer: FusedOptimizer) -> None:
+    """Groups that lack a hyperparameter get the constructor's."""
+    for group in optimizer.param_groups:
+        for key, value in optimizer.defaults.items():
+            group.setdefault(key, value)
 
 
 def refuse_shards(optimizer: FusedOptimizer, owners: list[Tensor]) -> None:

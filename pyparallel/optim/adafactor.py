@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Unpack
 
 import torch
@@ -13,7 +12,7 @@ from pyparallel import _tensors
 from pyparallel._native import core
 from pyparallel.optim._base import Scalars
 from pyparallel.optim._batch import Batch, State
-from pyparallel.optim._checks import number
+from pyparallel.optim._checks import check_lr, number
 from pyparallel.optim._measured import MeasuredOptimizer
 from pyparallel.optim._options import FusedOptions
 
@@ -77,12 +76,6 @@ class Adafactor(MeasuredOptimizer):
             )
         super().__init__(params, defaults, **options)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Gives groups from older checkpoints the keys they lack."""
-        super().__setstate__(state)
-        for group in self.param_groups:
-            group.setdefault("foreach", None)
-
     def _all_state_keys(self) -> set[str]:
         return set(_VARIANCES)
 
@@ -116,11 +109,7 @@ class Adafactor(MeasuredOptimizer):
 
     def _hyper(self, group: dict[str, Any]) -> core.AdafactorHyper:
         lr, (eps1, eps2) = group["lr"], group["eps"]
-        if isinstance(lr, Tensor) and lr.numel() != 1:
-            raise ValueError("Tensor lr must be 1-element")
-        read = not isinstance(lr, Tensor) or lr.device.type == "cpu"
-        if read and not 0.0 <= lr < math.inf:
-            raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
+        check_lr(lr, text="Learning rate should be >= 0 but is")
         if not group["beta2_decay"] <= 0.0:
             raise ValueError(f"beta2_decay should be <= 0 but is: {group['beta2_decay']}")
         if eps1 is not None and not eps1 >= 0.0:

@@ -14,7 +14,7 @@ from pyparallel._native import core
 from pyparallel.optim._base import FusedOptimizer, Scalars
 from pyparallel.optim._batch import Batch
 from pyparallel.optim._checks import check_betas, check_lr, check_not_negative, number
-from pyparallel.optim._measured import refuse_shards
+from pyparallel.optim._measured import complete_groups, refuse_shards
 from pyparallel.optim._newton_schulz import Stacks
 from pyparallel.optim._options import FusedOptions
 
@@ -88,6 +88,11 @@ class Muon(FusedOptimizer):
             defaults["maximize"] = True
         self._hyper(defaults)
         super().__init__(params, defaults, **options)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Gives groups from torch's checkpoints the keys they lack."""
+        super().__setstate__(state)
+        complete_groups(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; refuses what is no matrix before anything has changed."""
@@ -187,13 +192,8 @@ class Muon(FusedOptimizer):
 
 
 def _muon_hyper(group: dict[str, Any], *, apply: bool) -> core.MuonHyper:
-    return core.MuonHyper(
-        lr=number(group["lr"]),
-        momentum=group["momentum"],
-        weight_decay=group["weight_decay"],
-        nesterov=group["nesterov"],
-        apply=apply,
-    )
+    momentum, decay = group["momentum"], group["weight_decay"]
+    return core.MuonHyper(number(group["lr"]), momentum, decay, group["nesterov"], apply)
 
 
 def _adamw_hyper(group: dict[str, Any]) -> core.AdamHyper:
@@ -207,12 +207,7 @@ def _adamw_hyper(group: dict[str, Any]) -> core.AdamHyper:
 
 
 def _check(group: dict[str, Any]) -> None:
-    lr = group["lr"]
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError("Tensor lr must be 1-element")
-    read = not isinstance(lr, Tensor) or lr.device.type == "cpu"
-    if read and not 0.0 <= lr < math.inf:
-        raise ValueError(f"Learning rate should be >= 0 but is: {lr}")
+    check_lr(group["lr"], text="Learning rate should be >= 0 but is")
     if not group["momentum"] >= 0.0:
         raise ValueError(f"momentum should be >= 0 but is: {group['momentum']}")
     if not group["weight_decay"] >= 0.0:

@@ -49,7 +49,7 @@ class Reference:
         norms = self.param.norm().item(), update.norm().item()
         adapts = (self.weight_decay != 0 or self.always_adapt) and min(norms) > 0
         self.ratio = norms[0] / norms[1] if adapts else 1.0
-        if self.trust_clip is not None:
+        if adapts and self.trust_clip is not None:
             self.ratio = min(self.ratio, self.trust_clip)
         self.param -= self.lr * self.ratio * update
 
@@ -75,7 +75,7 @@ def assert_follows(optimizer, params, references):
     [
         {},
         {"weight_decay": 0.125, "trust_clip": 0.7},
-        {"weight_decay": 0.0},
+        {"weight_decay": 0.0, "trust_clip": 0.5},
         {"weight_decay": 0.0, "always_adapt": True},
         {"bias_correction": False, "eps": 1e-2, "betas": (0.5, 0.8)},
     ],

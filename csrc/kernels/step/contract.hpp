@@ -76,7 +76,7 @@ inline constexpr int kSums = 2;
 // Chunks of a list on CUDA, beside one per tensor, and what their sums take: bytes of StepControl::workspace.
 inline constexpr std::int64_t kMeasureChunks = 8192;
 constexpr std::int64_t measure_workspace(std::int64_t count) {
-  return kSums * static_cast<std::int64_t>(sizeof(double)) * (kMeasureChunks + count);
+  return count > 0 ? kSums * static_cast<std::int64_t>(sizeof(double)) * (kMeasureChunks + count) : 0;
 }
 
 // Refuses tensors without a factor.
