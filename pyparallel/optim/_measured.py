@@ -58,9 +58,10 @@ class MeasuredOptimizer(FusedOptimizer):
 
 def complete_groups(optimizer: FusedOptimizer) -> None:
     """Groups that lack a hyperparameter get the constructor's."""
+    given = optimizer.defaults.keys() - {"differentiable"}  # that one torch adds by itself
     for group in optimizer.param_groups:
-        for key, value in optimizer.defaults.items():
-            group.setdefault(key, value)
+        for key in given:
+            group.setdefault(key, optimizer.defaults[key])
 
 
 def refuse_shards(optimizer: FusedOptimizer, owners: list[Tensor]) -> None:
