@@ -186,3 +186,13 @@ def test_hyperparameters_are_refused_in_torchs_words(options, text):
 def test_what_torch_finds_late_or_never_is_refused_early(options):
     with pytest.raises(ValueError, match=r"nan|100|3 values"):
         Muon([torch.zeros(2, 2, requires_grad=True)], **options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"stochastic_rounding": True}, {"state_dtype": "8bit"}], ids=str
+)
+def test_a_step_that_seeds_rounding_is_counted_once(options):
+    params = random_matrices(torch.bfloat16)
+    optimizer = Muon(params, **options)
+    train([optimizer], params)
+    assert [optimizer.state[param]["step"].item() for param in params] == [3.0] * len(params)
