@@ -45,6 +45,8 @@ struct AdafactorBase {
 };
 
 struct AdafactorMeasure : AdafactorBase {
+  static constexpr int kTerms = 2;
+
   template <class Real>
   PP_HOST_DEVICE static void measure(const Scalars<Real>& s, Real grad, Real param, Real (&state)[kMaxStates],
                                      Real (&terms)[kSums]) {

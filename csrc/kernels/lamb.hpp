@@ -56,6 +56,8 @@ struct LambBase {
 };
 
 struct LambMeasure : LambBase {
+  static constexpr int kTerms = 2;
+
   template <class Real>
   PP_HOST_DEVICE static void measure(const Scalars<Real>& s, Real grad, Real param, Real (&state)[kMaxStates],
                                      Real (&terms)[kSums]) {

@@ -16,7 +16,7 @@ struct LarsHyper {
 
 struct LarsMeasure {
   using Hyper = LarsHyper;
-  static constexpr int kStates = 0;
+  static constexpr int kStates = 0, kTerms = 2;
   static constexpr unsigned kSigned = 0, kSlow = 0;
 
   template <class Real>

@@ -15,7 +15,7 @@ struct NovogradHyper {
 
 struct NovogradMeasure {
   using Hyper = NovogradHyper;
-  static constexpr int kStates = 0;
+  static constexpr int kStates = 0, kTerms = 1;
   static constexpr unsigned kSigned = 0, kSlow = 0;
 
   template <class Real>

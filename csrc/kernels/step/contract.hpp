@@ -67,8 +67,9 @@ inline constexpr bool kWritesStates = !requires { Rule::kReadOnly; };
 // ---- measuring: rules that first need sums over each tensor ----
 
 // Sums of squares that a measuring rule makes of each tensor, in double and in an order that depends on the sizes
-// alone. From them follows the tensor's factor:
+// alone. From them follows the tensor's factor. Beside what every rule has:
 //
+//   kTerms                                           how many of the kSums it uses
 //   measure(scalars, grad, param, state, terms)      per element: the states may change, the squares of terms are added
 //   factor(hyper, step, sums, numel, factor before)  per tensor: the new factor, read by the step that follows
 inline constexpr int kSums = 2;

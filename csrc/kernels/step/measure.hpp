@@ -8,15 +8,20 @@ namespace PP_ISA {
 // Lanes are summed apart and added in a fixed order at the end.
 inline constexpr int kSumLanes = 16;
 
+// A function of its own, so that the loop over its lanes becomes vectors.
+template <class Real>
+inline __attribute__((always_inline)) void add_lanes(const Real* terms, double* lanes) {
+  for (int lane = 0; lane < kSumLanes; ++lane) {
+    const double term = static_cast<double>(terms[lane]);
+    lanes[lane] += term * term;
+  }
+}
+
 template <class Real>
 static inline void add_squares(const Real* terms, std::int64_t count, double& sum) {
   double lanes[kSumLanes] = {};
   std::int64_t i = 0;
-  for (; i + kSumLanes <= count; i += kSumLanes)
-    for (int lane = 0; lane < kSumLanes; ++lane) {
-      const double term = static_cast<double>(terms[i + lane]);
-      lanes[lane] += term * term;
-    }
+  for (; i + kSumLanes <= count; i += kSumLanes) add_lanes(terms + i, lanes);
   for (int lane = 0; i < count; ++i, ++lane) lanes[lane] += static_cast<double>(terms[i]) * terms[i];
   for (double lane : lanes) sum += lane;
 }
@@ -67,7 +72,7 @@ static void measure_blocks(const StepTensor& t, std::int64_t begin, std::int64_t
   for (; begin < end; begin += kBlock) {
     const std::int64_t count = end - begin < kBlock ? end - begin : kBlock;
     measure_block<Rule>(t, begin, count, types, *static_cast<const StepScalars<Rule, Real>*>(scalars), terms);
-    for (int k = 0; k < kSums; ++k) add_squares(terms[k], count, sums[k]);
+    for (int k = 0; k < Rule::kTerms; ++k) add_squares(terms[k], count, sums[k]);
   }
 }
 
