@@ -57,7 +57,65 @@ class LionHyper:
         weight_decay: float,
     ) -> None: ...
 
-Hyper = AdamHyper | SgdHyper | AdagradHyper | RmspropHyper | LionHyper
+class LambHyper:
+    def __init__(
+        self,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        trust_clip: float,
+        bias_correction: bool,
+        adapt: bool,
+    ) -> None: ...
+
+class LarsHyper:
+    def __init__(
+        self,
+        lr: float,
+        momentum: float,
+        dampening: float,
+        weight_decay: float,
+        trust_coefficient: float,
+        eps: float,
+        nesterov: bool,
+        adapt: bool,
+    ) -> None: ...
+
+class NovogradHyper:
+    def __init__(
+        self,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        grad_averaging: bool,
+    ) -> None: ...
+
+class AdafactorHyper:
+    def __init__(
+        self, lr: float, eps1: float, eps2: float, d: float, weight_decay: float
+    ) -> None: ...
+
+class MuonHyper:
+    def __init__(
+        self, lr: float, momentum: float, weight_decay: float, nesterov: bool, apply: bool
+    ) -> None: ...
+
+Hyper = (
+    AdamHyper
+    | SgdHyper
+    | AdagradHyper
+    | RmspropHyper
+    | LionHyper
+    | LambHyper
+    | LarsHyper
+    | NovogradHyper
+    | AdafactorHyper
+    | MuonHyper
+)
 
 class Extra:
     none: ClassVar[Extra]
@@ -67,7 +125,15 @@ class Extra:
 
 class StepControl:
     def __init__(
-        self, grad_scale: int, found_inf: int, clip: int, lr: int, maximize: bool, seed: int
+        self,
+        grad_scale: int,
+        found_inf: int,
+        clip: int,
+        lr: int,
+        maximize: bool,
+        seed: int,
+        advance: bool = True,
+        workspace: int = 0,
     ) -> None: ...
 
 class StepTable:
@@ -86,11 +152,13 @@ class StepTable:
         extra: Extra,
     ) -> None: ...
     def set_grads(self, grads: Sequence[int]) -> None: ...
+    def set_states(self, k: int, states: Sequence[int]) -> None: ...
     def step(
         self, hyper: Hyper, control: StepControl, device: int, stream: int, threads: int
     ) -> None: ...
 
 def moment_bytes(numel: int) -> int: ...
+def measure_workspace(count: int) -> int: ...
 def pack(
     tensors: Sequence[int],
     offsets: Sequence[int],

@@ -25,7 +25,7 @@ struct AdagradRule {
   };
 
   template <class Real>
-  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double step, float) {
+  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double step, double) {
     return {static_cast<Real>(hyper.lr / (1.0 + (step - 1.0) * hyper.lr_decay)), static_cast<Real>(hyper.weight_decay),
             static_cast<Real>(hyper.eps)};
   }

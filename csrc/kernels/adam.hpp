@@ -36,7 +36,7 @@ struct AdamRule {
 
   // `step` counts from 1. Computed in double, as torch does.
   template <class Real>
-  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double step, float) {
+  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double step, double) {
     Scalars<Real> s;
     s.beta1 = static_cast<Real>(hyper.beta1);
     s.one_minus_beta1 = static_cast<Real>(1.0 - hyper.beta1);

@@ -25,7 +25,7 @@ struct LionRule {
   };
 
   template <class Real>
-  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double, float) {
+  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double, double) {
     return {static_cast<Real>(hyper.lr),    static_cast<Real>(1.0 - hyper.lr * hyper.weight_decay),
             static_cast<Real>(hyper.beta1), static_cast<Real>(1.0 - hyper.beta1),
             static_cast<Real>(hyper.beta2), static_cast<Real>(1.0 - hyper.beta2)};

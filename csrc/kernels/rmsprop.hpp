@@ -28,7 +28,7 @@ struct RmspropRule {
   };
 
   template <class Real>
-  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double, float) {
+  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double, double) {
     return {static_cast<Real>(hyper.lr),  static_cast<Real>(hyper.alpha),        static_cast<Real>(1.0 - hyper.alpha),
             static_cast<Real>(hyper.eps), static_cast<Real>(hyper.weight_decay), static_cast<Real>(hyper.momentum)};
   }

@@ -29,7 +29,7 @@ struct SgdRule {
   };
 
   template <class Real>
-  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double step, float) {
+  PP_HOST_DEVICE static Scalars<Real> scalars(const Hyper& hyper, double step, double) {
     Scalars<Real> s;
     s.lr = static_cast<Real>(hyper.lr);
     s.momentum = static_cast<Real>(hyper.momentum);

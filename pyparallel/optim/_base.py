@@ -18,6 +18,8 @@ from pyparallel.optim._norm import Clip, clip_of, sum_of_squares_of
 from pyparallel.optim._options import FusedOptions, Options
 from pyparallel.optim._state import column, follow, new_state, own_copy, own_step, state_tensors
 
+Scalars = dict[str, Tensor | None]
+
 _PARAM_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -38,6 +40,7 @@ class FusedOptimizer(Optimizer):
     """
 
     signed_keys: tuple[str, ...] = ()
+    factor_key: str | None = None  # the state that holds the rule's factor of each tensor
     _step_supports_amp_scaling = True
 
     def __init__(
@@ -108,16 +111,29 @@ class FusedOptimizer(Optimizer):
         ]
         self._states = list(self.state.values())
         clip = self._clip([batch for batch, _, _ in launches])
-        controls = [self._control(batch, group, clip) for batch, _, group in launches]
-        for (batch, hyper, _), (control, _kept) in zip(launches, controls, strict=True):
+        controls = [self._scalars(batch, group, clip) for batch, _, group in launches]
+        for (batch, hyper, group), scalars in zip(launches, controls, strict=True):
             self._refresh_masters(batch)
             # Before the launch, while the parameters' records are still in the cache.
             torch.autograd.graph.increment_version(batch.owners)
-            device, stream = _tensors.device_and_stream(batch.device)
-            batch.table.step(hyper, control, device, stream, torch.get_num_threads())
+            self._launch(batch, group, hyper, scalars)
             self._remember_masters(batch)
         SPANS.record("optimizer", start, time.monotonic_ns())
         return loss
+
+    def _launch(
+        self, batch: Batch, group: dict[str, Any], hyper: core.Hyper, scalars: Scalars
+    ) -> None:
+        """Steps one batch; what could be refused has been."""
+        control = self._control(batch, group, scalars)
+        self._step_table(batch.table, hyper, control, batch.device)
+
+    @staticmethod
+    def _step_table(
+        table: core.StepTable, hyper: core.Hyper, control: core.StepControl, device: torch.device
+    ) -> None:
+        index, stream = _tensors.device_and_stream(device)
+        table.step(hyper, control, index, stream, torch.get_num_threads())
 
     def _forget_replaced_states(self) -> None:
         """Plans point into the states: when somebody put other ones in `state`, they are void."""
@@ -155,21 +171,26 @@ class FusedOptimizer(Optimizer):
         states = [self.state[owner] for owner in owners]
         keys, step = self._state_keys(group), "step" if self._keeps_step(group) else None
         extra, narrow = self.options.extra_key(dtype), self.options.dtype_of_states(dtype)
+        factors = self._factors(states, params[0].device)
         table = core.StepTable(
             params=_tensors.addresses(params),
             grads=_tensors.addresses(grads),
             states=[column(states, key, params, narrow) for key in keys],
             extras=column(states, extra, params, _EXTRA_DTYPES.get(extra or "", dtype)),
             steps=column(states, step, params, torch.float32),
-            factors=[],
+            factors=_tensors.addresses(factors),
             numels=[param.numel() for param in params],
             param_dtype=_tensors.dtype_code(dtype, what="the parameter"),
             grad_dtype=_tensors.dtype_code(grads[0].dtype, what="the gradient"),
             state_dtype=_tensors.dtype_code(narrow, what="the state"),
             extra=self.options.extra(dtype),
         )
-        kept = (*keys, *(key for key in (step, extra) if key is not None))
-        return Batch(owners, params, grads, states, kept, table)
+        kept = (*keys, *(key for key in (step, extra, self.factor_key) if key is not None))
+        return Batch(owners, params, grads, states, kept, table, factors)
+
+    def _factors(self, states: list[State], device: torch.device) -> list[Tensor]:
+        """One float64 per tensor, on the device, for rules that measure; none for others."""
+        return []
 
     def _keeps_step(self, group: dict[str, Any]) -> bool:
         return self.options.is_random or self._counts(group)
@@ -233,11 +254,9 @@ class FusedOptimizer(Optimizer):
         self._states = list(self.state.values())
         return self._read
 
-    def _control(
-        self, batch: Batch, group: dict[str, Any], clip: Clip | None
-    ) -> tuple[core.StepControl, list[Tensor]]:
-        """What scales or skips a batch's step, and the tensors it points to."""
-        scalars: dict[str, Tensor] = {}
+    def _scalars(self, batch: Batch, group: dict[str, Any], clip: Clip | None) -> Scalars:
+        """What scales or skips a batch's step, checked: tensors that live until it is launched."""
+        scalars: Scalars = {}
         for name in ("grad_scale", "found_inf"):
             value = getattr(self, name, None)
             if not isinstance(value, Tensor):  # a scaler that found no gradients gives 0
@@ -252,11 +271,22 @@ class FusedOptimizer(Optimizer):
             scalars |= {"clip": here.factor, "found_inf": here.found_inf}
         if isinstance(group["lr"], Tensor) and batch.device.type != "cpu":
             scalars["lr"] = group["lr"].to(batch.device, torch.float32)
-        names = ("grad_scale", "found_inf", "clip", "lr")
-        addresses = {name: scalars[name].data_ptr() if name in scalars else 0 for name in names}
-        maximize = bool(group.get("maximize", False))
-        control = core.StepControl(**addresses, maximize=maximize, seed=self.options.seed)
-        return control, list(scalars.values())
+        return scalars
+
+    def _control(
+        self, batch: Batch, group: dict[str, Any], scalars: Scalars, *, advance: bool = True
+    ) -> core.StepControl:
+        addresses = {
+            name: 0 if (value := scalars.get(name)) is None else value.data_ptr()
+            for name in ("grad_scale", "found_inf", "clip", "lr")
+        }
+        return core.StepControl(
+            **addresses,
+            maximize=bool(group.get("maximize", False)),
+            seed=self.options.seed,
+            advance=advance,
+            workspace=batch.workspace.data_ptr(),
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but states are kept as `options` say, not in the parameter's dtype.
@@ -268,7 +298,7 @@ class FusedOptimizer(Optimizer):
 
         def check(_: Optimizer, given: dict[str, Any]) -> None:  # after all other hooks
             names = {"step", *_EXTRA_DTYPES, *self._all_state_keys()}
-            precise.extend(state_tensors(given, self.param_groups, names))
+            precise.extend(state_tensors(given, self.param_groups, names, self._state_shape))
 
         def restore(_: Optimizer) -> None:  # before all other hooks
             for param, name, value in precise:
@@ -281,6 +311,10 @@ class FusedOptimizer(Optimizer):
         finally:
             before.remove()
             after.remove()
+
+    def _state_shape(self, param: Tensor, key: str) -> torch.Size:
+        """The shape of a parameter's state; coded moments have their own."""
+        return param.shape
 
     def _all_state_keys(self) -> set[str]:
         """Every key that any hyperparameters call for."""

@@ -132,6 +132,8 @@ class Batch:
         grad_dtype: of all their gradients.
         grad_addresses: where the gradients lie now.
         numels: elements of each.
+        grads: their gradients of the last step, in their memory order.
+        workspace: device memory for the sums of rules that measure.
         shard_groups: process groups over which the tensors are shards of larger ones.
     """
 
@@ -143,6 +145,7 @@ class Batch:
         states: list[State],
         keys: Sequence[str],
         table: core.StepTable,
+        factors: list[Tensor],
     ) -> None:
         """Keeps the table with what it points to; `keys` name the state tensors among that."""
         self.owners = owners
@@ -153,7 +156,9 @@ class Batch:
         self.grad_addresses = _tensors.addresses(grads)
         self.numels = [param.numel() for param in params]
         self.shard_groups = _tensors.shard_groups(owners[0])
-        self._grads = grads
+        self.grads, self._factors = grads, factors
+        num_bytes = core.measure_workspace(len(factors)) if self.device.type == "cuda" else 0
+        self.workspace = torch.empty(num_bytes, dtype=torch.uint8, device=self.device)
         self._grad_geometry = _geometry(grads)
         self._param_addresses = _tensors.addresses(params)
         self._columns = [_Column(states, key) for key in keys]
@@ -161,7 +166,7 @@ class Batch:
 
     def renew(self, grads: list[Tensor]) -> bool:
         """Takes this step's gradients; False if the batch no longer fits and must be built anew."""
-        same = identical(grads, self._grads)
+        same = identical(grads, self.grads)
         if not same and set(map(_kind, grads)) != self._grad_geometry[0]:
             return False
         addresses = _tensors.addresses(grads)
@@ -176,7 +181,7 @@ class Batch:
         if changed:
             self.table.set_grads(addresses)
             self.grad_addresses = addresses
-        self._grads = grads
+        self.grads = grads
         return True
 
 

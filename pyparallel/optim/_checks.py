@@ -7,11 +7,11 @@ import math
 from torch import Tensor
 
 
-def check_lr(lr: float | Tensor) -> None:
+def check_lr(lr: float | Tensor, *, text: str = "Invalid learning rate") -> None:
     """A learning rate: one number, at least 0, finite. One on a GPU is not read: that would wait.
 
     Raises:
-        ValueError: with the value.
+        ValueError: with the value, after `text`: torch's classes have two ways to say it.
     """
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
@@ -19,7 +19,7 @@ def check_lr(lr: float | Tensor) -> None:
         if lr.device.type != "cpu":
             return
     if not 0.0 <= lr < math.inf:
-        raise ValueError(f"Invalid learning rate: {lr}")
+        raise ValueError(f"{text}: {lr}")
 
 
 def check_not_negative(**values: float | Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -68,7 +68,10 @@ def follow(master: Tensor, param: Tensor) -> None:
 
 
 def state_tensors(
-    state_dict: dict[str, Any], groups: list[dict[str, Any]], names: set[str]
+    state_dict: dict[str, Any],
+    groups: list[dict[str, Any]],
+    names: set[str],
+    shape_of: Callable[[Tensor, str], torch.Size],
 ) -> Iterator[tuple[Tensor, str, Tensor]]:
     """The named tensors of an optimizer's state dict, each with the parameter it belongs to.
 
@@ -83,7 +86,7 @@ def state_tensors(
             value = state[name]
             if not isinstance(value, Tensor):
                 continue
-            shape = param.shape
+            shape = shape_of(param, name)
             if value.dtype == torch.uint8:
                 shape = empty_moments(param.numel(), torch.device("meta")).shape
             if name != "step" and value.shape != shape:

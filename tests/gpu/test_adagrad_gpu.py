@@ -1,9 +1,9 @@
 """Adagrad on CUDA beside the same on the CPU."""
 
 import pytest
-from step_cases import WAYS, assert_cuda_is_cpu, way_name
 
 from pyparallel.optim import Adagrad
+from step_cases import WAYS, assert_cuda_is_cpu, way_name
 
 HYPERS = [{"lr": 0.01}, {"lr": 0.01, "lr_decay": 0.1, "weight_decay": 0.125, "eps": 0.01}]
 

@@ -1,9 +1,9 @@
 """Lion on CUDA beside the same on the CPU."""
 
 import pytest
-from step_cases import WAYS, assert_cuda_is_cpu, way_name
 
 from pyparallel.optim import Lion
+from step_cases import WAYS, assert_cuda_is_cpu, way_name
 
 HYPERS = [{"lr": 1e-3}, {"lr": 1e-3, "weight_decay": 0.125, "maximize": True}]
 

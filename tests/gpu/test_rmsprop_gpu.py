@@ -1,9 +1,9 @@
 """RMSprop on CUDA beside the same on the CPU."""
 
 import pytest
-from step_cases import WAYS, assert_cuda_is_cpu, way_name
 
 from pyparallel.optim import RMSprop
+from step_cases import WAYS, assert_cuda_is_cpu, way_name
 
 HYPERS = [{"lr": 0.01, "eps": 0.01}, {"lr": 0.01, "momentum": 0.9, "centered": True, "eps": 0.1}]
 

@@ -1,9 +1,9 @@
 """SGD with momentum on CUDA beside the same on the CPU."""
 
 import pytest
-from step_cases import WAYS, assert_cuda_is_cpu, way_name
 
 from pyparallel.optim import SGD
+from step_cases import WAYS, assert_cuda_is_cpu, way_name
 
 HYPERS = [
     {"lr": 0.1},

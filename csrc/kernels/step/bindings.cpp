@@ -4,9 +4,14 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "kernels/adafactor.hpp"
 #include "kernels/adagrad.hpp"
 #include "kernels/adam.hpp"
+#include "kernels/lamb.hpp"
+#include "kernels/lars.hpp"
 #include "kernels/lion.hpp"
+#include "kernels/muon.hpp"
+#include "kernels/novograd.hpp"
 #include "kernels/rmsprop.hpp"
 #include "kernels/sgd.hpp"
 #include "kernels/step/storage.hpp"
@@ -41,6 +46,11 @@ class StepTable {
 
   void set_grads(const Addresses& grads) {
     fill(grads, [](StepTensor& t) -> auto& { return t.grad; });
+  }
+
+  void set_states(std::size_t k, const Addresses& states) {
+    if (k >= kMaxStates) throw InvalidArgument("StepTable: more states than a kernel takes");
+    fill(states, [k](StepTensor& t) -> auto& { return t.states[k]; });
   }
 
   using Count = std::int64_t;
@@ -101,16 +111,18 @@ void register_table(py::module_& module) {
       .value("stochastic", Extra::kStochastic);
   py::class_<StepControl>(module, "StepControl")
       .def(py::init([](std::uintptr_t grad_scale, std::uintptr_t found_inf, std::uintptr_t clip, std::uintptr_t lr,
-                       bool maximize, std::uint32_t seed) {
+                       bool maximize, std::uint32_t seed, bool advance, std::uintptr_t workspace) {
              return StepControl{pointer<const float>(grad_scale),
                                 pointer<const float>(found_inf),
                                 pointer<const float>(clip),
                                 pointer<const float>(lr),
                                 maximize,
-                                seed};
+                                seed,
+                                advance,
+                                pointer<void>(workspace)};
            }),
            py::arg("grad_scale"), py::arg("found_inf"), py::arg("clip"), py::arg("lr"), py::arg("maximize"),
-           py::arg("seed"));
+           py::arg("seed"), py::arg("advance") = true, py::arg("workspace") = 0);
   Table table(module, "StepTable");
   table
       .def(py::init<const Addresses&, const Addresses&, const std::vector<Addresses>&, const Addresses&,
@@ -118,12 +130,47 @@ void register_table(py::module_& module) {
            py::arg("params"), py::arg("grads"), py::arg("states"), py::arg("extras"), py::arg("steps"),
            py::arg("factors"), py::arg("numels"), py::arg("param_dtype"), py::arg("grad_dtype"), py::arg("state_dtype"),
            py::arg("extra"))
-      .def("set_grads", &StepTable::set_grads, py::arg("grads"));
+      .def("set_grads", &StepTable::set_grads, py::arg("grads"))
+      .def("set_states", &StepTable::set_states, py::arg("k"), py::arg("states"));
   add_step<AdamHyper, adam_cpu, PP_ON_CUDA(adam, AdamHyper)>(table);
   add_step<SgdHyper, sgd_cpu, PP_ON_CUDA(sgd, SgdHyper)>(table);
   add_step<AdagradHyper, adagrad_cpu, PP_ON_CUDA(adagrad, AdagradHyper)>(table);
   add_step<RmspropHyper, rmsprop_cpu, PP_ON_CUDA(rmsprop, RmspropHyper)>(table);
   add_step<LionHyper, lion_cpu, PP_ON_CUDA(lion, LionHyper)>(table);
+  add_step<LambHyper, lamb_cpu, PP_ON_CUDA(lamb, LambHyper)>(table);
+  add_step<LarsHyper, lars_cpu, PP_ON_CUDA(lars, LarsHyper)>(table);
+  add_step<NovogradHyper, novograd_cpu, PP_ON_CUDA(novograd, NovogradHyper)>(table);
+  add_step<AdafactorHyper, adafactor_cpu, PP_ON_CUDA(adafactor, AdafactorHyper)>(table);
+  add_step<MuonHyper, muon_cpu, PP_ON_CUDA(muon, MuonHyper)>(table);
+}
+
+void register_measuring(py::module_& module) {
+  py::class_<LambHyper>(module, "LambHyper")
+      .def(py::init([](double lr, double beta1, double beta2, double eps, double weight_decay, double trust_clip,
+                       bool bias_correction, bool adapt) {
+             return LambHyper{lr, beta1, beta2, eps, weight_decay, trust_clip, bias_correction, adapt};
+           }),
+           py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
+           py::arg("trust_clip"), py::arg("bias_correction"), py::arg("adapt"));
+  py::class_<LarsHyper>(module, "LarsHyper")
+      .def(py::init([](double lr, double momentum, double dampening, double weight_decay, double trust_coefficient,
+                       double eps, bool nesterov, bool adapt) {
+             return LarsHyper{lr, momentum, dampening, weight_decay, trust_coefficient, eps, nesterov, adapt};
+           }),
+           py::arg("lr"), py::arg("momentum"), py::arg("dampening"), py::arg("weight_decay"),
+           py::arg("trust_coefficient"), py::arg("eps"), py::arg("nesterov"), py::arg("adapt"));
+  py::class_<NovogradHyper>(module, "NovogradHyper")
+      .def(py::init([](double lr, double beta1, double beta2, double eps, double weight_decay, bool grad_averaging) {
+             return NovogradHyper{lr, beta1, beta2, eps, weight_decay, grad_averaging};
+           }),
+           py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("eps"), py::arg("weight_decay"),
+           py::arg("grad_averaging"));
+  py::class_<AdafactorHyper>(module, "AdafactorHyper")
+      .def(py::init([](double lr, double eps1, double eps2, double d, double weight_decay) {
+             return AdafactorHyper{lr, eps1, eps2, d, weight_decay};
+           }),
+           py::arg("lr"), py::arg("eps1"), py::arg("eps2"), py::arg("d"), py::arg("weight_decay"));
+  module.def("measure_workspace", &measure_workspace, py::arg("count"));
 }
 
 }  // namespace
@@ -155,6 +202,12 @@ void register_step(py::module_& module) {
              return LionHyper{lr, beta1, beta2, weight_decay};
            }),
            py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("weight_decay"));
+  py::class_<MuonHyper>(module, "MuonHyper")
+      .def(py::init([](double lr, double momentum, double weight_decay, bool nesterov, bool apply) {
+             return MuonHyper{lr, momentum, weight_decay, nesterov, apply};
+           }),
+           py::arg("lr"), py::arg("momentum"), py::arg("weight_decay"), py::arg("nesterov"), py::arg("apply"));
+  register_measuring(module);
   register_table(module);
   module.def("moment_bytes", [](std::int64_t numel) { return moment_bytes(numel); }, py::arg("numel"));
 }

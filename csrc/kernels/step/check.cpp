@@ -7,12 +7,14 @@
 namespace pyparallel {
 namespace {
 
-bool is_known(const StepTypes& types) {
+bool is_narrow(DType dtype) { return dtype == DType::kBFloat16 || dtype == DType::kFloat16; }
+
+bool is_known(const StepTypes& types, bool any_grad) {
   if (types.param == DType::kFloat64)
     return types.grad == DType::kFloat64 && types.state == DType::kFloat64 && types.extra == Extra::kNone;
-  const bool narrow = types.param == DType::kBFloat16 || types.param == DType::kFloat16;
+  const bool narrow = is_narrow(types.param);
   if (!narrow && types.param != DType::kFloat32) return false;
-  if (types.grad != types.param && types.grad != DType::kFloat32) return false;
+  if (types.grad != types.param && types.grad != DType::kFloat32 && !(any_grad && is_narrow(types.grad))) return false;
   if (types.state != DType::kFloat32 && types.state != DType::kBFloat16 && types.state != DType::kUInt8) return false;
   if (types.extra == Extra::kMaster) return narrow;
   return types.extra == Extra::kNone || types.param == DType::kBFloat16;
@@ -28,8 +30,8 @@ bool has_all_pointers(const StepTensor& t, const StepTypes& types, int states) {
 }  // namespace
 
 void check_step(const char* rule, const StepTensor* tensors, std::int64_t count, const StepTypes& types, int states,
-                bool counts) {
-  if (!is_known(types))
+                bool counts, bool any_grad) {
+  if (!is_known(types, any_grad))
     throw InvalidArgument(std::string(rule) + ": no kernel for " + name(types.param) + " parameters with " +
                           name(types.grad) + " gradients, " + name(types.state) + " states and extra bits of kind " +
                           std::to_string(static_cast<int>(types.extra)));
@@ -42,6 +44,12 @@ void check_step(const char* rule, const StepTensor* tensors, std::int64_t count,
     if (counts && t.step == nullptr) refuse(i, " has no step");
     if (t.numel > 0 && !has_all_pointers(t, types, states)) refuse(i, " has a null pointer (a meta, fake or DTensor?)");
   }
+}
+
+void check_factors(const char* rule, const StepTensor* tensors, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i)
+    if (tensors[i].factor == nullptr)
+      throw InvalidArgument(std::string(rule) + ": tensor " + std::to_string(i) + " has no factor");
 }
 
 }  // namespace pyparallel

@@ -23,8 +23,9 @@ struct StepTensor {
   const void* grad;          // read
   void* states[kMaxStates];  // read and written; null beyond what the rule keeps
   void* extra;               // float32 master or 16-bit remainder, or null
-  float* step;          // steps taken, a float of its own: incremented unless the step is skipped. Null: not counted
-  const float* factor;  // null, or one float that the rule takes for this tensor alone (a trust ratio, say)
+  float* step;     // steps taken, a float of its own: incremented unless the step is skipped. Null: not counted
+  double* factor;  // null, or one double that the rule takes for this tensor alone (a trust ratio, say): written
+                   // by the pass that measures, if the rule has one
   std::int64_t numel;
   std::uint32_t number;  // its place in the caller's list: part of what seeds random rounding
 };
@@ -43,13 +44,44 @@ struct StepControl {
   const float* clip = nullptr;        // gradients are multiplied by it
   const float* lr = nullptr;          // replaces the hyperparameter of that name: a captured graph follows it
   bool maximize = false;
-  std::uint32_t seed = 0;  // of everything that is rounded at random
+  std::uint32_t seed = 0;     // of everything that is rounded at random
+  bool advance = true;        // false: another call of the same step has counted it already
+  void* workspace = nullptr;  // CUDA, rules that measure: measure_workspace(count) bytes on the device, aligned to 8
 };
 
 // What both loops refuse with InvalidArgument: types without a kernel, negative sizes, null pointers with elements
-// behind them. `states`: how many the rule keeps; `counts`: whether it needs `step`.
+// behind them. `states`: how many the rule keeps; `counts`: whether it needs `step`; `any_grad`: whether gradients may
+// be of 16 bits whatever the parameters are.
 void check_step(const char* rule, const StepTensor* tensors, std::int64_t count, const StepTypes& types, int states,
-                bool counts);
+                bool counts, bool any_grad = false);
+
+template <class Rule>
+void check_step(const char* name, const StepTensor* tensors, std::int64_t count, const StepTypes& types) {
+  check_step(name, tensors, count, types, Rule::kStates, Rule::kCounts, requires { Rule::kAnyGrad; });
+}
+
+// A rule that names kReadOnly leaves its states as they are.
+template <class Rule>
+inline constexpr bool kWritesStates = !requires { Rule::kReadOnly; };
+
+// ---- measuring: rules that first need sums over each tensor ----
+
+// Sums of squares that a measuring rule makes of each tensor, in double and in an order that depends on the sizes
+// alone. From them follows the tensor's factor. Beside what every rule has:
+//
+//   kTerms                                           how many of the kSums it uses
+//   measure(scalars, grad, param, state, terms)      per element: the states may change, the squares of terms are added
+//   factor(hyper, step, sums, numel, factor before)  per tensor: the new factor, read by the step that follows
+inline constexpr int kSums = 2;
+
+// Chunks of a list on CUDA, beside one per tensor, and what their sums take: bytes of StepControl::workspace.
+inline constexpr std::int64_t kMeasureChunks = 8192;
+constexpr std::int64_t measure_workspace(std::int64_t count) {
+  return count > 0 ? kSums * static_cast<std::int64_t>(sizeof(double)) * (kMeasureChunks + count) : 0;
+}
+
+// Refuses tensors without a factor.
+void check_factors(const char* rule, const StepTensor* tensors, std::int64_t count);
 
 // The rules of one optimizer, by what its hyperparameters turn on: variant(hyper) is the place of the one that is
 // meant.

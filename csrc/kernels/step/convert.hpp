@@ -33,7 +33,8 @@ template <class Rule, class Param, class Grad, class State, bool kMaster, class 
 static void convert_loop(const StepScalars<Rule, Real>& s, const Grad* __restrict grad, Param* __restrict param,
                          float* __restrict master, State* __restrict state0, State* __restrict state1,
                          State* __restrict state2, std::uint32_t first, std::int64_t count) {
-  constexpr bool kRandom = !std::is_same_v<State, Real> && Rule::kSlow != 0;
+  constexpr int kStored = kWritesStates<Rule> ? Rule::kStates : 0;
+  constexpr bool kRandom = !std::is_same_v<State, Real> && Rule::kSlow != 0 && kStored > 0;
   for (std::int64_t i = 0; i < count; ++i) {
     Real value, state[kMaxStates] = {};
     if constexpr (kMaster)
@@ -45,9 +46,9 @@ static void convert_loop(const StepScalars<Rule, Real>& s, const Grad* __restric
     if constexpr (Rule::kStates > 2) state[2] = widened<Real>(state2[i]);
     Rule::update(s.rule, widened<Real>(grad[i]) * s.grad_factor, value, state);
     const std::uint32_t random = kRandom ? random_bits(s.key, first + static_cast<std::uint32_t>(i)) : 0u;
-    if constexpr (Rule::kStates > 0) state0[i] = stored_state<Rule, 0, State>(state[0], random);
-    if constexpr (Rule::kStates > 1) state1[i] = stored_state<Rule, 1, State>(state[1], random);
-    if constexpr (Rule::kStates > 2) state2[i] = stored_state<Rule, 2, State>(state[2], random);
+    if constexpr (kStored > 0) state0[i] = stored_state<Rule, 0, State>(state[0], random);
+    if constexpr (kStored > 1) state1[i] = stored_state<Rule, 1, State>(state[1], random);
+    if constexpr (kStored > 2) state2[i] = stored_state<Rule, 2, State>(state[2], random);
     if constexpr (kMaster) master[i] = value;
     if constexpr (std::is_same_v<Param, Real>)
       param[i] = value;

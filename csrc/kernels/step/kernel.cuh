@@ -79,7 +79,8 @@ __device__ __forceinline__ void step_lanes(const StepTensor& t, const StepTypes&
   }
 
 #pragma unroll
-  for (int k = 0; k < Rule::kStates; ++k) states[k].store(t.states[k], types.state, index);
+  for (int k = 0; k < Rule::kStates; ++k)
+    if constexpr (kWritesStates<Rule>) states[k].store(t.states[k], types.state, index);
   if (master) extra.store(t.extra, DType::kFloat32, index);
   if (remainder) extra.store(t.extra, DType::kBFloat16, index);
   param.store(t.param, types.param, index);
@@ -112,14 +113,16 @@ struct StepChunk {
   StepScalars<Rule, Real> scalars;
   std::int64_t number;
 
-  __device__ __forceinline__ StepChunk(const ChunkTable<StepTensor>& table, const StepArguments<Rule>& arguments) {
+  // `ahead`: how many steps the counts in memory are behind.
+  __device__ __forceinline__ StepChunk(const ChunkTable<StepTensor>& table, const StepArguments<Rule>& arguments,
+                                       double ahead = 0.0) {
     using Scalars = StepScalars<Rule, Real>;
     GPU_SHARED(Scalars, shared, 1);
     const ChunkIndex index = find_chunk(table, blockIdx.x);
     tensor = table.items[index.item];
     number = index.number;
     if (threadIdx.x == 0) {
-      const double step = tensor.step != nullptr ? static_cast<double>(*tensor.step) : 1.0;
+      const double step = tensor.step != nullptr ? static_cast<double>(*tensor.step) + ahead : 1.0;
       shared[0] = step_scalars<Rule, Real>(arguments.hyper, arguments.control, step, tensor.factor, tensor.number);
     }
     __syncthreads();
@@ -181,11 +184,11 @@ void step_cuda(Variants<Rule, Rest...>, const char* name, const StepTensor* tens
     if (variant > 0)
       return step_cuda(Variants<Rest...>{}, name, tensors, count, types, hyper, control, device, stream_handle,
                        variant - 1);
-  check_step(name, tensors, count, types, Rule::kStates, Rule::kCounts);
+  check_step<Rule>(name, tensors, count, types);
   if (count == 0) return;
   const DeviceGuard guard(device);
   const auto stream = static_cast<cudaStream_t>(stream_handle);
-  advance_steps(tensors, count, control, stream);
+  if (control.advance) advance_steps(tensors, count, control, stream);
   const auto kernel = types.param == DType::kFloat64                      ? step_kernel<Rule, double>
                       : types.state == DType::kUInt8 && Rule::kStates > 0 ? step_moments_kernel<Rule>
                                                                           : step_kernel<Rule, float>;

@@ -120,6 +120,27 @@ __device__ __forceinline__ std::uint8_t code_of(int k, float value, float invers
                                         : to_moment<false>(value, inverse_scale, random);
 }
 
+// Codes and scale of one warp's block: values of this lane and the bits of their largest magnitude, for each state.
+template <class Rule, int kCount>
+__device__ __forceinline__ void store_moment_block(const StepTensor& t, std::uint32_t step_key, std::int64_t first,
+                                                   int lane, const float (&states)[kCount][kMaxStates],
+                                                   const std::uint32_t (&largest)[kMaxStates]) {
+  __syncwarp();  // every lane has read the scales that lane 0 replaces
+#pragma unroll
+  for (int k = 0; k < Rule::kStates; ++k) {
+    const float scale = float_of(warp_largest(largest[k])), inverse = inverse_of_scale(scale);
+    const std::uint32_t key = step_key + static_cast<std::uint32_t>(k);
+    if (lane == 0) *moment_scale(t, k, first) = scale;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const std::int64_t i = first + lane + j * kWarpThreads;
+      if (i < t.numel)
+        static_cast<std::uint8_t*>(t.states[k])[i] =
+            code_of<Rule>(k, states[j][k], inverse, random_bits(key, static_cast<std::uint32_t>(i)));
+    }
+  }
+}
+
 // One warp's block of kMomentBlock elements from `first` on. Every lane takes part in the shuffles, also beyond the
 // end.
 template <class Rule>
@@ -156,20 +177,7 @@ __device__ __forceinline__ void step_moment_block(const StepTensor& t, const Ste
 #pragma unroll
     for (int k = 0; k < Rule::kStates; ++k) largest[k] = larger_magnitude(largest[k], states[j][k]);
   }
-  __syncwarp();  // every lane has read the scales that lane 0 replaces
-#pragma unroll
-  for (int k = 0; k < Rule::kStates; ++k) {
-    const float scale = float_of(warp_largest(largest[k])), inverse = inverse_of_scale(scale);
-    const std::uint32_t key = s.key + static_cast<std::uint32_t>(k);
-    if (lane == 0) *moment_scale(t, k, first) = scale;
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) {
-      const std::int64_t i = first + lane + j * kWarpThreads;
-      if (i < t.numel)
-        static_cast<std::uint8_t*>(t.states[k])[i] =
-            code_of<Rule>(k, states[j][k], inverse, random_bits(key, static_cast<std::uint32_t>(i)));
-    }
-  }
+  if constexpr (kWritesStates<Rule>) store_moment_block<Rule>(t, s.key, first, lane, states, largest);
 }
 
 }  // namespace pyparallel

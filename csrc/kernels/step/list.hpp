@@ -8,7 +8,7 @@
 
 namespace pyparallel {
 
-// Advances the steps of all tensors and computes their scalars.
+// Advances the steps of all tensors, unless that is done, and computes their scalars.
 template <class Rule, class Real>
 std::vector<StepScalars<Rule, Real>> advance(const StepTensor* tensors, std::int64_t count,
                                              const typename Rule::Hyper& hyper, const StepControl& control) {
@@ -16,7 +16,8 @@ std::vector<StepScalars<Rule, Real>> advance(const StepTensor* tensors, std::int
   float previous = -1.0f;
   for (std::int64_t i = 0; i < count; ++i) {
     const StepTensor& t = tensors[i];
-    const float step = t.step != nullptr ? * t.step += 1.0f : 1.0f;
+    if (control.advance && t.step != nullptr) *t.step += 1.0f;
+    const float step = t.step != nullptr ? *t.step : 1.0f;
     if (step == previous && t.factor == nullptr) {
       scalars[i] = scalars[i - 1];
       scalars[i].key = random_key(control.seed, t.number, static_cast<std::uint32_t>(step));
@@ -48,7 +49,7 @@ void step_list(Variants<Rule, Rest...>, const char* name, const StepTensor* tens
   if constexpr (sizeof...(Rest) > 0)
     if (variant > 0)
       return step_list(Variants<Rest...>{}, name, tensors, count, types, hyper, control, threads, range, variant - 1);
-  check_step(name, tensors, count, types, Rule::kStates, Rule::kCounts);
+  check_step<Rule>(name, tensors, count, types);
   if (is_skipped(control)) return;
   if (types.param == DType::kFloat64)
     step_list_in<Rule, double>(tensors, count, types, hyper, control, threads, range);

@@ -14,6 +14,15 @@
 namespace pyparallel {
 namespace PP_ISA {
 
+// The functions of storage.hpp, for one value, beside those for many.
+using pyparallel::bits_of;
+using pyparallel::from_remainder;
+using pyparallel::random_for_param;
+using pyparallel::random_for_state;
+using pyparallel::remainder_of;
+using pyparallel::to_bfloat16;
+using pyparallel::to_bfloat16_at_random;
+
 enum class Order {
   kHalves,
   kAlternate,

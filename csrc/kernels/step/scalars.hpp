@@ -20,11 +20,11 @@ PP_HOST_DEVICE bool is_skipped(const StepControl& control) {
 // `step` counts from 1; `number` is the tensor's place in the caller's list.
 template <class Rule, class Real>
 PP_HOST_DEVICE StepScalars<Rule, Real> step_scalars(const typename Rule::Hyper& hyper, const StepControl& control,
-                                                    double step, const float* factor, std::uint32_t number) {
+                                                    double step, const double* factor, std::uint32_t number) {
   StepScalars<Rule, Real> s;
   typename Rule::Hyper own = hyper;
   if (control.lr != nullptr) own.lr = static_cast<double>(*control.lr);
-  s.rule = Rule::template scalars<Real>(own, step, factor != nullptr ? *factor : 1.0f);
+  s.rule = Rule::template scalars<Real>(own, step, factor != nullptr ? *factor : 1.0);
   double grad_factor = control.maximize ? -1.0 : 1.0;
   if (control.grad_scale != nullptr) grad_factor /= static_cast<double>(*control.grad_scale);
   if (control.clip != nullptr) grad_factor *= static_cast<double>(*control.clip);

@@ -90,7 +90,7 @@ static float* load_state(const StepTensor& t, DType dtype, std::int64_t begin, s
 template <class Rule, int kIndex>
 static void store_state(const StepTensor& t, DType dtype, std::int64_t begin, std::int64_t count, const float* values,
                         std::uint32_t key) {
-  if constexpr (kIndex < Rule::kStates) {
+  if constexpr (kIndex < Rule::kStates && kWritesStates<Rule>) {
     if (dtype == DType::kFloat32) return;
     if (dtype == DType::kUInt8)
       return store_moments<(Rule::kSigned >> kIndex & 1u) != 0>(t, kIndex, begin, count, values, key + kIndex);

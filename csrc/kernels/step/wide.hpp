@@ -59,7 +59,8 @@ template <class Rule, Order kOrder>
   using Value = Floats;
   const auto state_size = static_cast<std::int64_t>(item_size(types.state));
   const auto grad_size = static_cast<std::int64_t>(item_size(types.grad));
-  const bool narrow = types.state == DType::kBFloat16, random_states = narrow && Rule::kSlow != 0;
+  constexpr int kStored = kWritesStates<Rule> ? Rule::kStates : 0;
+  const bool narrow = types.state == DType::kBFloat16, random_states = narrow && Rule::kSlow != 0 && kStored > 0;
   const bool any_random = types.extra == Extra::kStochastic || random_states;
   const bool scaled = s.grad_factor != 1.0f;
   RandomPair<kOrder> random_pair(s.key, first);
@@ -77,7 +78,7 @@ template <class Rule, Order kOrder>
     Rule::update(s.rule, grads[1], values[1], states[1]);
     Words random = {};
     if (any_random) random = random_pair.next();
-    for (int k = 0; k < Rule::kStates; ++k) {
+    for (int k = 0; k < kStored; ++k) {
       const FloatPair state = {states[0][k].lanes, states[1][k].lanes};
       char* const target = at.states[k] + i * state_size;
       if (narrow && (Rule::kSlow >> k & 1u) != 0)
@@ -144,7 +145,7 @@ template <class Rule, Order kOrder>
 // ---- 8-bit moments: decoded into L1 and encoded from there, one block at a time ----
 
 template <bool kSigned>
-static void load_moments(const StepTensor& t, int k, std::int64_t begin, std::int64_t count, float* buffer) {
+static void load_moment_block(const StepTensor& t, int k, std::int64_t begin, std::int64_t count, float* buffer) {
   const auto* codes = static_cast<const std::uint8_t*>(t.states[k]) + begin;
   const __m512 scale = _mm512_set1_ps(*moment_scale(t, k, begin));
   for (std::int64_t i = 0; i < count; i += 16) {
@@ -156,8 +157,8 @@ static void load_moments(const StepTensor& t, int k, std::int64_t begin, std::in
 
 // `buffer` is zero beyond `count`.
 template <bool kSigned>
-static void store_moments(const StepTensor& t, int k, std::int64_t begin, std::int64_t count, const float* buffer,
-                          std::uint32_t key) {
+static void store_moment_block(const StepTensor& t, int k, std::int64_t begin, std::int64_t count, const float* buffer,
+                               std::uint32_t key) {
   auto* codes = static_cast<std::uint8_t*>(t.states[k]) + begin;
   const float scale = float_of(largest_magnitude(buffer, static_cast<int>((count + 15) / 16 * 16)));
   *moment_scale(t, k, begin) = scale;
@@ -185,16 +186,16 @@ static void wide_moments(const StepTensor& t, std::int64_t begin, std::int64_t e
     Places at = places_of(t, types, 0, begin);
     for (int k = 0; k < Rule::kStates; ++k) {
       at.states[k] = reinterpret_cast<char*>(buffers[k]);
-      (Rule::kSigned >> k & 1u) != 0 ? load_moments<true>(t, k, begin, count, buffers[k])
-                                     : load_moments<false>(t, k, begin, count, buffers[k]);
+      (Rule::kSigned >> k & 1u) != 0 ? load_moment_block<true>(t, k, begin, count, buffers[k])
+                                     : load_moment_block<false>(t, k, begin, count, buffers[k]);
       const auto rest = static_cast<std::size_t>(kMomentBlock - count);
       if (rest > 0) __builtin_memset(buffers[k] + count, 0, rest * sizeof(float));
     }
     wide_range<Rule>(at, types, s, static_cast<std::uint32_t>(begin), count);
-    for (int k = 0; k < Rule::kStates; ++k) {
+    for (int k = 0; kWritesStates<Rule> && k < Rule::kStates; ++k) {
       const std::uint32_t key = s.key + static_cast<std::uint32_t>(k);
-      (Rule::kSigned >> k & 1u) != 0 ? store_moments<true>(t, k, begin, count, buffers[k], key)
-                                     : store_moments<false>(t, k, begin, count, buffers[k], key);
+      (Rule::kSigned >> k & 1u) != 0 ? store_moment_block<true>(t, k, begin, count, buffers[k], key)
+                                     : store_moment_block<false>(t, k, begin, count, buffers[k], key);
     }
   }
 }

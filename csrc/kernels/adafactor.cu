@@ -1,0 +1,13 @@
+// Adafactor's elementwise part on CUDA.
+#include "kernels/adafactor.hpp"
+#include "kernels/step/measure.cuh"
+
+namespace pyparallel {
+
+void adafactor_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const AdafactorHyper& hyper,
+                    const StepControl& control, int device, void* stream) {
+  measure_cuda<AdafactorMeasure, AdafactorRule>("adafactor", tensors, count, types, hyper, control, device, stream);
+  step_cuda(AdafactorRules{}, "adafactor", tensors, count, types, hyper, control, device, stream, variant(hyper));
+}
+
+}  // namespace pyparallel

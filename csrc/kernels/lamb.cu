@@ -1,0 +1,13 @@
+// LAMB on CUDA.
+#include "kernels/lamb.hpp"
+#include "kernels/step/measure.cuh"
+
+namespace pyparallel {
+
+void lamb_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const LambHyper& hyper,
+               const StepControl& control, int device, void* stream) {
+  measure_cuda<LambMeasure, LambRule>("lamb", tensors, count, types, hyper, control, device, stream);
+  step_cuda(LambRules{}, "lamb", tensors, count, types, hyper, control, device, stream, variant(hyper));
+}
+
+}  // namespace pyparallel

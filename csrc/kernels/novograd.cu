@@ -1,0 +1,13 @@
+// NovoGrad on CUDA.
+#include "kernels/novograd.hpp"
+#include "kernels/step/measure.cuh"
+
+namespace pyparallel {
+
+void novograd_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const NovogradHyper& hyper,
+                   const StepControl& control, int device, void* stream) {
+  measure_cuda<NovogradMeasure, NovogradRule>("novograd", tensors, count, types, hyper, control, device, stream);
+  step_cuda(NovogradRules{}, "novograd", tensors, count, types, hyper, control, device, stream, variant(hyper));
+}
+
+}  // namespace pyparallel
