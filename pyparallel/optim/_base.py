@@ -16,7 +16,16 @@ from pyparallel.monitor import SPANS
 from pyparallel.optim._batch import Batch, Plan, State, identical
 from pyparallel.optim._norm import Clip, clip_of, sum_of_squares_of
 from pyparallel.optim._options import FusedOptions, Options
-from pyparallel.optim._state import column, follow, new_state, own_copy, own_step, state_tensors
+from pyparallel.optim._overlap import check_apart
+from pyparallel.optim._state import (
+    check_origin,
+    column,
+    follow,
+    new_state,
+    own_copy,
+    own_step,
+    state_tensors,
+)
 
 Scalars = dict[str, Tensor | None]
 
@@ -68,6 +77,7 @@ class FusedOptimizer(Optimizer):
         self._plans: dict[int, tuple[tuple[str, ...], Plan]] = {}  # with the group's state keys
         self._states: list[State] = []  # as of the last step
         self._versions: dict[Tensor, int] = {}  # of parameters with masters, after our last write
+        self._apart = False  # whether the plans' parameters were found not to overlap
         self._read: Tensor | None = None  # what read_gradients() found for the next step
 
     def _state_keys(self, group: dict[str, Any]) -> tuple[str, ...]:
@@ -109,6 +119,9 @@ class FusedOptimizer(Optimizer):
             for group, hyper in zip(self.param_groups, hypers, strict=True)
             for batch in self._batches(group)
         ]
+        if not self._apart:
+            check_apart(self.param_groups)
+            self._apart = True
         self._states = list(self.state.values())
         clip = self._clip([batch for batch, _, _ in launches])
         controls = [self._scalars(batch, group, clip) for batch, _, group in launches]
@@ -149,6 +162,7 @@ class FusedOptimizer(Optimizer):
         if plan is None or known != keys or not plan.renew(params, grads):
             plan = Plan(params, grads, lambda o, p, g: self._make_batch(o, p, g, group))
             self._plans[id(group)] = (keys, plan)
+            self._apart = False
         return plan.batches
 
     def _make_batch(
@@ -168,7 +182,7 @@ class FusedOptimizer(Optimizer):
         for owner in owners:
             self._prepare_state(owner, group)
             self._versions.pop(owner, None)  # its memory may be another one: look at the master
-        states = [self.state[owner] for owner in owners]
+        states = [self.state.get(owner, {}) for owner in owners]
         keys, step = self._state_keys(group), "step" if self._keeps_step(group) else None
         extra, narrow = self.options.extra_key(dtype), self.options.dtype_of_states(dtype)
         factors = self._factors(states, params[0].device)
@@ -214,6 +228,8 @@ class FusedOptimizer(Optimizer):
             state["master"] = param.detach().to(torch.float32)
         if extra == "remainder" and "remainder" not in state:
             state["remainder"] = torch.zeros_like(param, dtype=torch.int16, requires_grad=False)
+        if not state:  # an entry without anything in it is none in torch's checkpoints
+            del self.state[param]
 
     def _refresh_masters(self, batch: Batch) -> None:
         """A parameter written by anyone else (load_state_dict, say) brings its master along."""
@@ -292,12 +308,15 @@ class FusedOptimizer(Optimizer):
         """As torch's, but states are kept as `options` say, not in the parameter's dtype.
 
         Raises:
-            ValueError: a state of another shape than its parameter; nothing is loaded then.
+            ValueError: a state of another shape than its parameter, or another optimizer's
+                checkpoint; nothing is loaded then.
         """
         precise: list[tuple[Tensor, str, Tensor]] = []  # as given, before torch casts
 
         def check(_: Optimizer, given: dict[str, Any]) -> None:  # after all other hooks
-            names = {"step", *_EXTRA_DTYPES, *self._all_state_keys()}
+            keys = self._all_state_keys()
+            check_origin(given, self.defaults, keys, what=type(self).__name__)
+            names = {"step", *_EXTRA_DTYPES, *keys}
             precise.extend(state_tensors(given, self.param_groups, names, self._state_shape))
 
         def restore(_: Optimizer) -> None:  # before all other hooks

@@ -174,6 +174,8 @@ class Batch:
         looks_new = changed or not same
         if looks_new and (_geometry(grads) != self._grad_geometry or any(map(_is_neg, grads))):
             return False
+        if changed and addresses.count(0) != self.grad_addresses.count(0):  # fake or wrapped ones
+            return False
         if _tensors.addresses(self.params) != self._param_addresses:
             return False
         if not all(column.is_current() for column in self._columns):
@@ -192,7 +194,7 @@ class Plan:
     """The batches of one group for one pattern of missing gradients.
 
     Attributes:
-        batches: one per device, dtype, gradient dtype and way of sharding.
+        batches: one per device, dtype, gradient dtype and way of sharding (and turn, see below).
     """
 
     def __init__(
@@ -206,6 +208,7 @@ class Plan:
         self._missing = [grad is None for grad in grads]
         self._indices: dict[tuple[Any, ...], list[int]] = {}
         used: list[Tensor | None] = []
+        times: dict[int, int] = {}  # one parameter given twice is stepped twice, one by one
         for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is None:
                 used.append(None)
@@ -214,7 +217,8 @@ class Plan:
             grad = dense_grad(param, grad, what=f"parameter {index}")
             used.append(grad)
             groups = _tensors.shard_groups(owners[index]) if self._distributed else ()
-            kind = (param.device, param.dtype, grad.dtype, groups)
+            times[id(owners[index])] = turn = times.get(id(owners[index]), -1) + 1
+            kind = (param.device, param.dtype, grad.dtype, groups, turn)
             self._indices.setdefault(kind, []).append(index)
         # A copied gradient serves one step: such a plan is not kept.
         self.reusable = identical(used, grads)
@@ -246,4 +250,7 @@ class Plan:
     def _local(self, grads: list[Tensor | None]) -> list[Tensor | None]:
         if not self._distributed:
             return grads
-        return [None if grad is None else _tensors.local(grad) for grad in grads]
+        return [
+            None if grad is None else _tensors.local_grad(grad, owner, what=f"parameter {index}")
+            for index, (grad, owner) in enumerate(zip(grads, self._owners, strict=True))
+        ]

@@ -138,7 +138,9 @@ class Adafactor(MeasuredOptimizer):
         eps1 = torch.finfo(dtype).eps if group["eps"][0] is None else group["eps"][0]
         scale = _squared_scale(scalars)
         estimates = [
-            _estimate(param, grad, state, group["beta2_decay"], eps1, scale, scalars.get("found_inf"))
+            _estimate(
+                param, grad, state, group["beta2_decay"], eps1, scale, scalars.get("found_inf")
+            )
             for param, grad, state in zip(batch.params, batch.grads, batch.states, strict=True)
         ]
         batch.table.set_states(0, _tensors.addresses(estimates))
