@@ -35,11 +35,13 @@ def check_not_negative(**values: float | Tensor) -> None:
 
 
 def check_betas(betas: tuple[float | Tensor, float | Tensor]) -> None:
-    """Decay rates lie in [0, 1).
+    """Decay rates lie in [0, 1), and are all numbers or all tensors of one element.
 
     Raises:
         ValueError: with the value and its place.
     """
+    if len({isinstance(beta, Tensor) for beta in betas}) > 1:
+        raise ValueError("betas must be either both floats or both Tensors")
     for index, beta in enumerate(betas):
         if not 0.0 <= beta < 1.0:
             raise ValueError(f"Invalid beta parameter at index {index}: {beta}")

@@ -64,6 +64,7 @@ class Adam(FusedOptimizer):
             ValueError: a hyperparameter out of range or NaN.
             RuntimeError: differentiable, or foreach and fused together.
         """
+        check_betas(betas)
         defaults = {
             "lr": lr,
             "betas": tuple(float(beta) for beta in betas),
