@@ -16,6 +16,7 @@ from pyparallel.monitor import SPANS
 from pyparallel.optim._batch import Batch, Plan, State, identical
 from pyparallel.optim._norm import Clip, clip_of, sum_of_squares_of
 from pyparallel.optim._options import FusedOptions, Options
+from pyparallel.optim._overlap import check_apart
 from pyparallel.optim._state import column, follow, new_state, own_copy, own_step, state_tensors
 
 Scalars = dict[str, Tensor | None]
@@ -68,6 +69,7 @@ class FusedOptimizer(Optimizer):
         self._plans: dict[int, tuple[tuple[str, ...], Plan]] = {}  # with the group's state keys
         self._states: list[State] = []  # as of the last step
         self._versions: dict[Tensor, int] = {}  # of parameters with masters, after our last write
+        self._apart = False  # whether the plans' parameters were found not to overlap
         self._read: Tensor | None = None  # what read_gradients() found for the next step
 
     def _state_keys(self, group: dict[str, Any]) -> tuple[str, ...]:
@@ -109,6 +111,9 @@ class FusedOptimizer(Optimizer):
             for group, hyper in zip(self.param_groups, hypers, strict=True)
             for batch in self._batches(group)
         ]
+        if not self._apart:
+            check_apart(self.param_groups)
+            self._apart = True
         self._states = list(self.state.values())
         clip = self._clip([batch for batch, _, _ in launches])
         controls = [self._scalars(batch, group, clip) for batch, _, group in launches]
@@ -149,6 +154,7 @@ class FusedOptimizer(Optimizer):
         if plan is None or known != keys or not plan.renew(params, grads):
             plan = Plan(params, grads, lambda o, p, g: self._make_batch(o, p, g, group))
             self._plans[id(group)] = (keys, plan)
+            self._apart = False
         return plan.batches
 
     def _make_batch(

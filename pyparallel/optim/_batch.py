@@ -192,7 +192,7 @@ class Plan:
     """The batches of one group for one pattern of missing gradients.
 
     Attributes:
-        batches: one per device, dtype, gradient dtype and way of sharding.
+        batches: one per device, dtype, gradient dtype and way of sharding (and turn, see below).
     """
 
     def __init__(
@@ -206,6 +206,7 @@ class Plan:
         self._missing = [grad is None for grad in grads]
         self._indices: dict[tuple[Any, ...], list[int]] = {}
         used: list[Tensor | None] = []
+        times: dict[int, int] = {}  # one parameter given twice is stepped twice, one by one
         for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is None:
                 used.append(None)
@@ -214,7 +215,8 @@ class Plan:
             grad = dense_grad(param, grad, what=f"parameter {index}")
             used.append(grad)
             groups = _tensors.shard_groups(owners[index]) if self._distributed else ()
-            kind = (param.device, param.dtype, grad.dtype, groups)
+            times[id(owners[index])] = turn = times.get(id(owners[index]), -1) + 1
+            kind = (param.device, param.dtype, grad.dtype, groups, turn)
             self._indices.setdefault(kind, []).append(index)
         # A copied gradient serves one step: such a plan is not kept.
         self.reusable = identical(used, grads)
