@@ -17,7 +17,15 @@ from pyparallel.optim._batch import Batch, Plan, State, identical
 from pyparallel.optim._norm import Clip, clip_of, sum_of_squares_of
 from pyparallel.optim._options import FusedOptions, Options
 from pyparallel.optim._overlap import check_apart
-from pyparallel.optim._state import column, follow, new_state, own_copy, own_step, state_tensors
+from pyparallel.optim._state import (
+    check_origin,
+    column,
+    follow,
+    new_state,
+    own_copy,
+    own_step,
+    state_tensors,
+)
 
 Scalars = dict[str, Tensor | None]
 
@@ -298,12 +306,15 @@ class FusedOptimizer(Optimizer):
         """As torch's, but states are kept as `options` say, not in the parameter's dtype.
 
         Raises:
-            ValueError: a state of another shape than its parameter; nothing is loaded then.
+            ValueError: a state of another shape than its parameter, or another optimizer's
+                checkpoint; nothing is loaded then.
         """
         precise: list[tuple[Tensor, str, Tensor]] = []  # as given, before torch casts
 
         def check(_: Optimizer, given: dict[str, Any]) -> None:  # after all other hooks
-            names = {"step", *_EXTRA_DTYPES, *self._all_state_keys()}
+            keys = self._all_state_keys()
+            check_origin(given, self.defaults, keys, what=type(self).__name__)
+            names = {"step", *_EXTRA_DTYPES, *keys}
             precise.extend(state_tensors(given, self.param_groups, names, self._state_shape))
 
         def restore(_: Optimizer) -> None:  # before all other hooks

@@ -13,6 +13,17 @@ from pyparallel import _tensors
 from pyparallel.optim._batch import State, same_order
 from pyparallel.optim._moments import decode_moments, empty_moments, encode_moments
 
+# What optimizers keep per parameter: one that keeps some of it, but not ours, is another one.
+_KEPT_BY_OPTIMIZERS = {
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg"),
+    *("grad_avg", "acc_delta", "sum", "ax", "prev", "row_var", "col_var", "variance"),
+}
+# What __setstate__ gives to groups of checkpoints from before there was such a choice.
+_ADDED_LATER = {
+    *("amsgrad", "maximize", "foreach", "capturable", "differentiable", "fused", "nesterov"),
+    *("decoupled_weight_decay", "centered", "momentum"),
+}
+
 
 def new_state(param: Tensor, dtype: torch.dtype, value: float = 0.0, *, signed: bool) -> Tensor:
     """A state tensor of one value, shaped as its parameter (8-bit ones: a list of codes)."""
@@ -95,6 +106,31 @@ def state_tensors(
                     f"the parameter {tuple(param.shape)}"
                 )
             yield param, name, value
+
+
+def check_origin(
+    state_dict: dict[str, Any], defaults: dict[str, Any], keys: set[str], *, what: str
+) -> None:
+    """Refuses a checkpoint of an optimizer that keeps other states or has other hyperparameters.
+
+    Raises:
+        ValueError: with what the checkpoint has and what `what`, our class, has.
+    """
+    for key, state in state_dict["state"].items():
+        foreign = state.keys() & (_KEPT_BY_OPTIMIZERS - keys)
+        if foreign:
+            raise ValueError(
+                f"{what}: the checkpoint is another optimizer's: parameter {key} has states "
+                f"{sorted(state)}, {what} keeps {sorted(keys)}"
+            )
+    for number, group in enumerate(state_dict["param_groups"]):
+        missing = defaults.keys() - _ADDED_LATER - group.keys()
+        if missing:
+            raise ValueError(
+                f"{what}: the checkpoint is another optimizer's: group {number}, of parameters "
+                f"{group['params']}, has {sorted(group.keys() - {'params'})}, but no "
+                f"{sorted(missing)}"
+            )
 
 
 def own_copy(value: Tensor, param: Tensor, dtype: torch.dtype, *, signed: bool) -> Tensor:
