@@ -39,6 +39,20 @@ def local(tensor: Tensor) -> Tensor:
     return shard
 
 
+def local_grad(grad: Tensor, owner: Tensor, *, what: str) -> Tensor:
+    """This rank's part of a gradient, which must lie on the ranks as its parameter does.
+
+    Raises:
+        TypeError: other placements, such as a sum still to be made.
+    """
+    of_grad, of_owner = getattr(grad, "placements", None), getattr(owner, "placements", None)
+    if of_grad != of_owner:
+        raise TypeError(
+            f"{what} has the placements {of_owner}, its gradient {of_grad}: redistribute it"
+        )
+    return local(grad)
+
+
 def shard_groups(tensor: Tensor) -> tuple[ProcessGroup, ...]:
     """The process groups over which a DTensor is sharded; none for other tensors.
 

@@ -174,6 +174,8 @@ class Batch:
         looks_new = changed or not same
         if looks_new and (_geometry(grads) != self._grad_geometry or any(map(_is_neg, grads))):
             return False
+        if changed and addresses.count(0) != self.grad_addresses.count(0):  # fake or wrapped ones
+            return False
         if _tensors.addresses(self.params) != self._param_addresses:
             return False
         if not all(column.is_current() for column in self._columns):
@@ -248,4 +250,7 @@ class Plan:
     def _local(self, grads: list[Tensor | None]) -> list[Tensor | None]:
         if not self._distributed:
             return grads
-        return [None if grad is None else _tensors.local(grad) for grad in grads]
+        return [
+            None if grad is None else _tensors.local_grad(grad, owner, what=f"parameter {index}")
+            for index, (grad, owner) in enumerate(zip(grads, self._owners, strict=True))
+        ]
