@@ -182,7 +182,7 @@ class FusedOptimizer(Optimizer):
         for owner in owners:
             self._prepare_state(owner, group)
             self._versions.pop(owner, None)  # its memory may be another one: look at the master
-        states = [self.state[owner] for owner in owners]
+        states = [self.state.get(owner, {}) for owner in owners]
         keys, step = self._state_keys(group), "step" if self._keeps_step(group) else None
         extra, narrow = self.options.extra_key(dtype), self.options.dtype_of_states(dtype)
         factors = self._factors(states, params[0].device)
@@ -228,6 +228,8 @@ class FusedOptimizer(Optimizer):
             state["master"] = param.detach().to(torch.float32)
         if extra == "remainder" and "remainder" not in state:
             state["remainder"] = torch.zeros_like(param, dtype=torch.int16, requires_grad=False)
+        if not state:  # an entry without anything in it is none in torch's checkpoints
+            del self.state[param]
 
     def _refresh_masters(self, batch: Batch) -> None:
         """A parameter written by anyone else (load_state_dict, say) brings its master along."""

@@ -117,8 +117,9 @@ def check_origin(
         ValueError: with what the checkpoint has and what `what`, our class, has.
     """
     for key, state in state_dict["state"].items():
-        foreign = state.keys() & (_KEPT_BY_OPTIMIZERS - keys)
-        if foreign:
+        if not isinstance(state, dict):  # a hook may keep something of its own there
+            continue
+        if state.keys() & (_KEPT_BY_OPTIMIZERS - keys):
             raise ValueError(
                 f"{what}: the checkpoint is another optimizer's: parameter {key} has states "
                 f"{sorted(state)}, {what} keeps {sorted(keys)}"
