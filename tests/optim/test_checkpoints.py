@@ -12,6 +12,11 @@ import torch
 from family import FAMILY, KEPT, assert_same_bits, give_grads, make_params, twins_of
 
 TWINS = [member for member in FAMILY if member.twin is not None]
+CASES = [
+    pytest.param(member, hyper, id=f"{member}-{number}")
+    for member in TWINS
+    for number, hyper in enumerate(member.cases)
+]
 HALVES = (torch.bfloat16, torch.float32)
 CLONES = {
     "deepcopy": copy.deepcopy,
@@ -74,14 +79,7 @@ def test_a_clone_goes_on_alike(member, clone, kept):
 
 
 @pytest.mark.parametrize("source", ["from ours", "from torch"])
-@pytest.mark.parametrize(
-    ("member", "hyper"),
-    [
-        pytest.param(m, case, id=f"{m}-{number}")
-        for m in TWINS
-        for number, case in enumerate(m.cases)
-    ],
-)
+@pytest.mark.parametrize(("member", "hyper"), CASES)
 def test_a_run_goes_on_in_the_class_of_torch_and_back(member, hyper, source):
     classes = (member.ours, member.twin)[:: 1 if source == "from ours" else -1]
     params = make_params()
@@ -97,6 +95,25 @@ def test_a_run_goes_on_in_the_class_of_torch_and_back(member, hyper, source):
     third.load_state_dict(saved(second.state_dict()))
     train((second, twins), (third, again))
     torch.testing.assert_close(again, twins, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("member", "hyper"), CASES)
+def test_a_checkpoint_looks_like_that_of_torch(member, hyper):
+    """Its keys, shapes and dtypes; SGD with dampening counts its steps besides."""
+    params = make_params()
+    twins = twins_of(params)
+    ours, theirs = member.ours(params, **hyper), member.twin(twins, **hyper)
+    train((ours, params), (theirs, twins))
+    found, expected = ours.state_dict(), theirs.state_dict()
+    assert found["param_groups"] == expected["param_groups"]
+    assert found["state"].keys() == expected["state"].keys()
+    for number, state in expected["state"].items():
+        own = dict(found["state"][number])
+        if str(member) == "SGD" and hyper.get("dampening"):
+            assert own.pop("step").item() == 3
+        assert own.keys() == state.keys()
+        for key, value in state.items():
+            assert (own[key].dtype, own[key].shape) == (value.dtype, value.shape), key
 
 
 @pytest.mark.parametrize("state_dtype", ["bf16", "8bit"])

@@ -217,3 +217,31 @@ def test_max_norm_with_a_scaler_is_of_the_unscaled_gradients():
     theirs.step()
     torch.testing.assert_close(ours.last_grad_norm, theirs.last_grad_norm)
     torch.testing.assert_close(params, twins, **WIDE)
+
+
+@ALL
+def test_state_of_a_hook_beside_the_parameters_is_let_through(member):
+    """torch's hooks may write anything into `state` under a key that is no parameter."""
+    params = make_params()
+    optimizer = member.ours(params, **member.steady)
+    optimizer.register_state_dict_pre_hook(lambda o: o.state.update({"note": 1}))
+    for _ in range(2):
+        give_grads(params)
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.state["note"] == 1
+    if "step" in optimizer.state[params[0]]:
+        assert optimizer.state[params[0]]["step"].item() == 2
+
+
+@ALL
+def test_parameters_may_have_names(member):
+    params = make_params()
+    optimizer = member.ours([(f"name{index}", param) for index, param in enumerate(params)])
+    give_grads(params)
+    optimizer.step()
+    twins = twins_of(params)
+    again = member.ours(twins)
+    again.load_state_dict(optimizer.state_dict())
+    names = again.state_dict()["param_groups"][0]["param_names"]
+    assert names == ["name0", "name1", "name2", "name3"]
