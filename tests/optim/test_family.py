@@ -202,6 +202,24 @@ def test_random_rounding_is_within_one_step_unbiased_and_seeded(member):
 
 
 @pytest.mark.parametrize("member", FAMILY, ids=str)
+def test_every_step_draws_other_random_bits(member):
+    """With those of the step before, an element would go the same way again and again."""
+    start, grad = torch.full((20_000,), 1.5).bfloat16(), torch.ones(20_000).bfloat16()
+    param = start.clone().requires_grad_()
+    optimizer = member.ours([param], lr=2.0**-8, stochastic_rounding=True)
+    moved = []
+    for _ in range(2):
+        param.grad = grad.clone()
+        with torch.no_grad():
+            param.copy_(start)
+        optimizer.step()
+        moved.append(param.detach() != start)
+    both = (moved[0] & moved[1]).double().mean()
+    alone = moved[0].double().mean() * moved[1].double().mean()
+    assert abs(both - alone) < 0.03, "moving in one step tells of moving in the next"
+
+
+@pytest.mark.parametrize("member", FAMILY, ids=str)
 @pytest.mark.parametrize("state_dtype", ["bf16", "8bit"])
 def test_narrow_states_are_seeded(member, state_dtype):
     lists = [make_params(sizes=(1, 0, 7, 1000))]
