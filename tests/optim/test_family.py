@@ -128,7 +128,7 @@ def assert_follows(optimizer: torch.optim.Optimizer, tracked: Tracked) -> None:
 
 
 @pytest.mark.parametrize("member", FAMILY, ids=str)
-@settings(max_examples=25)
+@settings(max_examples=14)
 @given(
     groups=groups_of(torch.float64, torch.float32, torch.bfloat16, torch.float16),
     number=st.integers(0, 2**31),
@@ -139,7 +139,7 @@ def test_mixtures_without_masters_round_each_step_to_nearest(member, groups, num
 
 
 @pytest.mark.parametrize("member", FAMILY, ids=str)
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(
     groups=groups_of(torch.float64, torch.float32, torch.bfloat16, torch.float16),
     number=st.integers(0, 2**31),
@@ -153,7 +153,7 @@ def test_mixtures_with_masters_lose_nothing_and_round_once(member, groups, numbe
 
 
 @pytest.mark.parametrize("member", FAMILY, ids=str)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(groups=groups_of(torch.bfloat16), number=st.integers(0, 2**31))
 def test_a_remainder_is_the_master_in_half_the_memory(member, groups, number):
     """Bit for bit what a float32 master gives; so it follows the papers as that one does."""
@@ -167,7 +167,7 @@ def test_a_remainder_is_the_master_in_half_the_memory(member, groups, number):
 
 @pytest.mark.parametrize("member", FAMILY, ids=str)
 @pytest.mark.parametrize("state_dtype", ["bf16", "8bit"])
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(groups=groups_of(torch.float64, torch.float32, torch.bfloat16), number=st.integers(0, 2**31))
 def test_narrow_states_stay_within_their_bound(member, state_dtype, groups, number):
     optimizer, tracked = train(
