@@ -49,6 +49,7 @@ class FusedOptimizer(Optimizer):
     """
 
     signed_keys: tuple[str, ...] = ()
+    completes_groups = False  # whether __setstate__ gives groups whatever they lack
     factor_key: str | None = None  # the state that holds the rule's factor of each tensor
     _step_supports_amp_scaling = True
 
@@ -315,7 +316,8 @@ class FusedOptimizer(Optimizer):
 
         def check(_: Optimizer, given: dict[str, Any]) -> None:  # after all other hooks
             keys = self._all_state_keys()
-            check_origin(given, self.defaults, keys, what=type(self).__name__)
+            required = set() if self.completes_groups else set(self.defaults)
+            check_origin(given, required, keys, what=type(self).__name__)
             names = {"step", *_EXTRA_DTYPES, *keys}
             precise.extend(state_tensors(given, self.param_groups, names, self._state_shape))
 

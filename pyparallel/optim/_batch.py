@@ -174,8 +174,8 @@ class Batch:
         looks_new = changed or not same
         if looks_new and (_geometry(grads) != self._grad_geometry or any(map(_is_neg, grads))):
             return False
-        if changed and addresses.count(0) != self.grad_addresses.count(0):  # fake or wrapped ones
-            return False
+        if changed and addresses.count(0) != self.grad_addresses.count(0):
+            return False  # fake or wrapped ones
         if _tensors.addresses(self.params) != self._param_addresses:
             return False
         if not all(column.is_current() for column in self._columns):
@@ -194,7 +194,7 @@ class Plan:
     """The batches of one group for one pattern of missing gradients.
 
     Attributes:
-        batches: one per device, dtype, gradient dtype and way of sharding (and turn, see below).
+        batches: one per device, dtype, gradient dtype and way of sharding.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class Plan:
         self._missing = [grad is None for grad in grads]
         self._indices: dict[tuple[Any, ...], list[int]] = {}
         used: list[Tensor | None] = []
-        times: dict[int, int] = {}  # one parameter given twice is stepped twice, one by one
+        times: dict[int, int] = {}  # what is given twice is stepped twice, one after the other
         for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is None:
                 used.append(None)

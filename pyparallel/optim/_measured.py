@@ -20,6 +20,8 @@ class MeasuredOptimizer(FusedOptimizer):
     factor is a state of the algorithm names it in ``factor_key``: one float64 per parameter.
     """
 
+    completes_groups = True
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Gives groups from foreign checkpoints the keys they lack."""
         super().__setstate__(state)

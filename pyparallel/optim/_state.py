@@ -109,7 +109,7 @@ def state_tensors(
 
 
 def check_origin(
-    state_dict: dict[str, Any], defaults: dict[str, Any], keys: set[str], *, what: str
+    state_dict: dict[str, Any], required: set[str], keys: set[str], *, what: str
 ) -> None:
     """Refuses a checkpoint of an optimizer that keeps other states or has other hyperparameters.
 
@@ -125,7 +125,7 @@ def check_origin(
                 f"{sorted(state)}, {what} keeps {sorted(keys)}"
             )
     for number, group in enumerate(state_dict["param_groups"]):
-        missing = defaults.keys() - _ADDED_LATER - group.keys()
+        missing = required - _ADDED_LATER - group.keys()
         if missing:
             raise ValueError(
                 f"{what}: the checkpoint is another optimizer's: group {number}, of parameters "

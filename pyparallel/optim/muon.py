@@ -37,6 +37,7 @@ class Muon(FusedOptimizer):
     """
 
     signed_keys = ("momentum_buffer", "exp_avg")
+    completes_groups = True
 
     def __init__(
         self,

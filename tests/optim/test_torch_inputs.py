@@ -25,13 +25,13 @@ from torch.testing._internal.common_optimizers import (
 )
 
 INFOS = [info for info in optim_db if hasattr(pyparallel.optim, info.name)]
-# Muon steps matrices; torch's Adafactor divides by the size of an empty tensor.
-SHAPES = {"Muon": [(4, 3), (7, 1)], "Adafactor": [(), (1,), (5, 3), (2, 3, 4, 5)]}
+SHAPES = {
+    "Muon": [(4, 3), (7, 1)],
+    "Adafactor": [(), (1,), (5, 3), (2, 3, 4, 5)],  # torch divides by the size of an empty one
+}
 ANY_SHAPES = [(), (1,), (0,), (5, 3), (2, 3, 4, 5)]
 STEPS = 5
 TOLERANCES = {torch.float32: (1e-5, 1e-6), torch.float64: (1e-12, 1e-13)}
-# Muon orthogonalises in bfloat16, ours in batches; Adafactor's row and column sums are float32.
-LOOSER = {"Muon": (1e-2, 1e-4), "Adafactor": (1e-5, 1e-5)}
 
 # (optimizer, torch's description of the case) -> why no error is right here.
 ANY_PASS = "foreach is accepted: the one fused pass reads a tensor as any other number"
@@ -43,10 +43,16 @@ DIFFERENT = {
         r"betas\[0\] as a Tensor is not supported for capturable=False and foreach=True",
     )
 }
-# The same refusal for every class of ours, where torch has words of its own.
-COMPLEX = (TypeError, r"is torch\.complex64; supported are float32")
+
+
+# Errors of ours in other words: (optimizer, description) -> type and words.
 OTHER_WORDS = {
-    (name, "does not support complex parameters"): COMPLEX for name in ("Adafactor", "Muon")
+    (name, "does not support complex parameters"): (
+        TypeError,
+        rf"{name}: .*torch\.complex64; supported are",
+    )
+    for name in ("Adafactor", "Muon")
+    if hasattr(pyparallel.optim, name)
 }
 
 
@@ -94,7 +100,9 @@ def error_cases() -> list[Any]:
 def assert_agree(ours: Any, theirs: Any, dtype: torch.dtype) -> None:
     if any(isinstance(value, Tensor) for value in theirs.defaults.values()):
         dtype = torch.float32  # torch computes the step size in the dtype of a tensor lr
-    rtol, atol = LOOSER.get(type(theirs).__name__, TOLERANCES[dtype])
+    rtol, atol = TOLERANCES[dtype]
+    if type(theirs).__name__ == "Muon":  # an update is a bfloat16 matrix: two units of its place
+        atol += STEPS * 3 * float(theirs.defaults["lr"]) * 2**-6
     for group, twin_group in zip(ours.param_groups, theirs.param_groups, strict=True):
         for param, twin in zip(group["params"], twin_group["params"], strict=True):
             torch.testing.assert_close(param, twin, rtol=rtol, atol=atol)
@@ -164,6 +172,8 @@ def test_every_error_of_torch_is_raised_in_its_words(info, error):
         if (info.name, description) in DIFFERENT:
             provoke(ours_of(info), error)
             return
+        with pytest.raises(error.error_type, match=error.error_regex) as theirs:
+            provoke(info.optim_cls, error)
         if (info.name, description) in OTHER_WORDS:
             kind, pattern = OTHER_WORDS[info.name, description]
             with pytest.raises(kind, match=pattern):
@@ -171,9 +181,7 @@ def test_every_error_of_torch_is_raised_in_its_words(info, error):
             return
         with pytest.raises(error.error_type, match=error.error_regex) as ours:
             provoke(ours_of(info), error)
-        with pytest.raises(error.error_type, match=error.error_regex) as theirs:
-            provoke(info.optim_cls, error)
-    assert words(ours.value).startswith(words(theirs.value))  # ours may say which parameter
+    assert words(ours.value).startswith(words(theirs.value))  # ours may say more
 
 
 def words(error: BaseException) -> str:
@@ -186,8 +194,8 @@ def test_every_exception_is_a_case_of_torch():
         for info in INFOS
         for error in info.optim_error_inputs_func("cpu", torch.float32)
     }
-    exceptions = {*DIFFERENT, *OTHER_WORDS}
-    assert exceptions <= errors, exceptions - errors
+    listed = {*DIFFERENT, *OTHER_WORDS}
+    assert listed <= errors, listed - errors
 
 
 SCHEDULES = [
@@ -202,7 +210,7 @@ SCHEDULES = [
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
 @pytest.mark.parametrize("tensor_lr", [False, True], ids=["number", "tensor"])
 def test_every_schedule_of_torch_drives_them(info, number, tensor_lr):
-    params = make_params(info, torch.float32)
+    params = make_params(info, torch.float32)[-1:]
     twins = twins_of(params)
     lrs = [torch.tensor(0.05) if tensor_lr else 0.05 for _ in range(2)]
     ours, theirs = ours_of(info)(params, lr=lrs[0]), info.optim_cls(twins, lr=lrs[1])
@@ -215,5 +223,4 @@ def test_every_schedule_of_torch_drives_them(info, number, tensor_lr):
                 plateau = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
                 schedule.step(*([float(step)] if plateau else []))
     assert float(ours.param_groups[0]["lr"]) == float(theirs.param_groups[0]["lr"]) != 0.05
-    atol = 1e-3 if info.name == "Muon" else 1e-5
-    torch.testing.assert_close(params, twins, rtol=1e-5, atol=atol)
+    torch.testing.assert_close(params, twins, rtol=1e-5, atol=1e-5)
