@@ -51,7 +51,7 @@ __device__ __forceinline__ void measure_lanes(const StepTensor& t, const StepTyp
 #pragma unroll
       for (int k = 0; k < Rule::kStates; ++k) {
         if ((Rule::kSlow >> k & 1u) != 0 && types.state == DType::kBFloat16)
-          states[k].set_bits(lane, to_bfloat16_at_random(static_cast<float>(state[k]), random));
+          states[k].set_bits(lane, to_bfloat16_at_random(static_cast<float>(state[k]), random_for_state(random)));
         else
           states[k].set(types.state, lane, state[k]);
       }
