@@ -9,9 +9,11 @@ import torch
 
 from pyparallel.optim._base import FusedOptimizer
 from pyparallel.optim._options import FusedOptions
+from pyparallel.optim.adafactor import Adafactor
 from pyparallel.optim.adagrad import Adagrad
 from pyparallel.optim.adam import Adam
 from pyparallel.optim.adamw import AdamW
+from pyparallel.optim.muon import Muon
 from pyparallel.optim.rmsprop import RMSprop
 from pyparallel.optim.sgd import SGD
 
@@ -21,6 +23,12 @@ _TWINS: dict[type[torch.optim.Optimizer], type[FusedOptimizer]] = {
     torch.optim.AdamW: AdamW,
     torch.optim.RMSprop: RMSprop,
     torch.optim.SGD: SGD,
+}
+# torch has had these two since 2.5 and 2.9.
+_TWINS |= {
+    getattr(torch.optim, twin.__name__): twin
+    for twin in (Adafactor, Muon)
+    if hasattr(torch.optim, twin.__name__)
 }
 
 

@@ -22,7 +22,7 @@ using namespace pyparallel::PP_ISA;
 namespace {
 
 using Random = std::mt19937_64;
-const float kInf = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
+const float kInfinite = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
 
 std::uint32_t word(Random& random) { return static_cast<std::uint32_t>(random()); }
 
@@ -83,7 +83,7 @@ void random_rounding_moves_one_step_at_most(Random& random) {
     if (std::isnan(value)) continue;
     CHECK_EQUAL(rounded == cut || (rounded == cut + 1 && (bits_of(value) & 0xffffu) != 0), true);
   }
-  for (float value : {kInf, -kInf}) CHECK_EQUAL(from_bfloat16(to_bfloat16_at_random(value, 0xffffu)), value);
+  for (float value : {kInfinite, -kInfinite}) CHECK_EQUAL(from_bfloat16(to_bfloat16_at_random(value, 0xffffu)), value);
 }
 
 void remainders_complete_the_parameter(Random& random) {
@@ -122,7 +122,7 @@ void moments_keep_three_bits(Random& random) {
   CHECK_EQUAL((from_moment<kSigned>(to_moment<kSigned>(1e-40f, inverse_of_scale(1e-40f), ~0u), 1e-40f)), 0.0f);
   CHECK_EQUAL(std::isnan(from_moment<kSigned>(3, kNan)), true);
   CHECK_EQUAL((to_moment<false>(0x1p-100f, 1.0f, 0)), 1);  // no second moment becomes 0
-  CHECK_EQUAL(larger_magnitude(larger_magnitude(0, -kInf), kNan) > 0x7f800000u, true);
+  CHECK_EQUAL(larger_magnitude(larger_magnitude(0, -kInfinite), kNan) > 0x7f800000u, true);
 }
 
 template <bool kSigned>
@@ -246,7 +246,7 @@ Arrays random_arrays(const StepTypes& types, std::int64_t numel, bool with_nan, 
   for (std::int64_t i = 0; i < numel; ++i) {
     write(types.param, a.param.data(), i, normal(random));
     const bool is_special = with_nan && random() % 64 == 0;
-    const float specials[] = {kNan, kInf, -kInf, 0.0f, 1e-40f, float_of(0xffffffffu), 1e30f};
+    const float specials[] = {kNan, kInfinite, -kInfinite, 0.0f, 1e-40f, float_of(0xffffffffu), 1e30f};
     write(types.grad, a.grad.data(), i, is_special ? specials[random() % 7] : normal(random));
     if (types.extra == Extra::kMaster) write(DType::kFloat32, a.extra.data(), i, normal(random));
     if (types.extra == Extra::kRemainder) write(DType::kBFloat16, a.extra.data(), i, normal(random));
