@@ -72,10 +72,8 @@ benchmark() {
 rm -f "$output"/{build,tests,benchmarks}.log
 if stage environment build.log make_environment && stage install build.log install_package; then
   stage tests tests.log run_tests || true
-  for name in adamw adamw_small adamw_bf16 pack reduce; do
-    if [[ -f $root/benchmarks/$name.py ]]; then
-      if stage "benchmarks.$name" benchmarks.log benchmark "$name"; then cat "$work/stage.log"; fi
-    fi
+  for name in adamw adamw_small adamw_bf16 adamw_bf16_states adamw_amp sgd adagrad; do
+    if stage "benchmarks.$name" benchmarks.log benchmark "$name"; then cat "$work/stage.log"; fi
   done
 fi
 
