@@ -1,38 +1,31 @@
-"""FusedOptimizer: what our optimizers share: native calls, AMP, clipping, state_dict."""
+"""FusedOptimizer: what our optimizers share: plans, native calls, AMP, clipping."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Unpack, cast, overload
+from typing import Any, Unpack, overload
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
 from pyparallel import _tensors
 from pyparallel._native import core
 from pyparallel.monitor import SPANS
 from pyparallel.optim._batch import Batch, Plan, State, identical
+from pyparallel.optim._checkpoint import EXTRA_DTYPES, CheckpointedOptimizer
 from pyparallel.optim._norm import Clip, clip_of, sum_of_squares_of
 from pyparallel.optim._options import FusedOptions, Options
 from pyparallel.optim._overlap import check_apart
-from pyparallel.optim._state import (
-    check_origin,
-    column,
-    follow,
-    new_state,
-    own_copy,
-    own_step,
-    state_tensors,
-)
+from pyparallel.optim._state import column, follow, new_state
 
 Scalars = dict[str, Tensor | None]
 
 _PARAM_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-class FusedOptimizer(Optimizer):
+class FusedOptimizer(CheckpointedOptimizer):
     """Base of the optimizers that step all tensors of a group in one native call.
 
     A subclass names its states (``_state_keys``, those that may be negative in ``signed_keys``) and
@@ -48,8 +41,6 @@ class FusedOptimizer(Optimizer):
             float32 scalar on their device. None before the first step.
     """
 
-    signed_keys: tuple[str, ...] = ()
-    completes_groups = False  # whether __setstate__ gives groups whatever they lack
     factor_key: str | None = None  # the state that holds the rule's factor of each tensor
     _step_supports_amp_scaling = True
 
@@ -191,7 +182,7 @@ class FusedOptimizer(Optimizer):
             params=_tensors.addresses(params),
             grads=_tensors.addresses(grads),
             states=[column(states, key, params, narrow) for key in keys],
-            extras=column(states, extra, params, _EXTRA_DTYPES.get(extra or "", dtype)),
+            extras=column(states, extra, params, EXTRA_DTYPES.get(extra or "", dtype)),
             steps=column(states, step, params, torch.float32),
             factors=_tensors.addresses(factors),
             numels=[param.numel() for param in params],
@@ -222,7 +213,7 @@ class FusedOptimizer(Optimizer):
             if state.get(key) is None:
                 state[key] = new_state(param, dtype, value, signed=key in self.signed_keys)
         extra = self.options.extra_key(param.dtype)
-        for key in _EXTRA_DTYPES.keys() & state.keys():
+        for key in EXTRA_DTYPES.keys() & state.keys():
             if key != extra:
                 del state[key]
         if extra == "master" and "master" not in state:
@@ -304,72 +295,3 @@ class FusedOptimizer(Optimizer):
             advance=advance,
             workspace=batch.workspace.data_ptr(),
         )
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but states are kept as `options` say, not in the parameter's dtype.
-
-        Raises:
-            ValueError: a state of another shape than its parameter, or another optimizer's
-                checkpoint; nothing is loaded then.
-        """
-        precise: list[tuple[Tensor, str, Tensor]] = []  # as given, before torch casts
-
-        def check(_: Optimizer, given: dict[str, Any]) -> None:  # after all other hooks
-            keys = self._all_state_keys()
-            required = set() if self.completes_groups else set(self.defaults)
-            check_origin(given, required, keys, what=type(self).__name__)
-            names = {"step", *_EXTRA_DTYPES, *keys}
-            precise.extend(state_tensors(given, self.param_groups, names, self._state_shape))
-
-        def restore(_: Optimizer) -> None:  # before all other hooks
-            for param, name, value in precise:
-                self.state[param][name] = self._own(param, name, value)
-
-        before = self.register_load_state_dict_pre_hook(check)
-        after = self.register_load_state_dict_post_hook(restore, prepend=True)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
-
-    def _state_shape(self, param: Tensor, key: str) -> torch.Size:
-        """The shape of a parameter's state; coded moments have their own."""
-        return param.shape
-
-    def _all_state_keys(self) -> set[str]:
-        """Every key that any hyperparameters call for."""
-        raise NotImplementedError
-
-    def _own(self, param: Tensor, name: str, value: Tensor) -> Tensor:
-        if name == "step":
-            return own_step(value, param)
-        dtype = _EXTRA_DTYPES.get(name, self.options.dtype_of_states(param.dtype))
-        return own_copy(value, param, dtype, signed=name in self.signed_keys)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickle and deepcopy: what torch keeps, and `options`."""
-        return {**super().__getstate__(), "options": self.options}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """The way back of __getstate__; old or foreign states get what they lack."""
-        super().__setstate__(state)
-        self.__dict__.setdefault("options", Options())
-        self.__dict__.setdefault("last_grad_norm", None)
-        self._forget()
-        for group in self.param_groups:
-            for param in group["params"]:
-                self._complete_state(param)
-
-    def _complete_state(self, param: Tensor) -> None:
-        state = cast("State", self.state.get(param, {}))
-        if "step" in state and not isinstance(state["step"], Tensor):
-            state["step"] = torch.tensor(
-                float(state["step"]), dtype=torch.float32, device=param.device
-            )
-
-
-_EXTRA_DTYPES: dict[str, torch.dtype] = {
-    "master": torch.float32,
-    "remainder": torch.int16,
-}
