@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +23,17 @@ HYPER: dict[str, dict[str, Any]] = {
     "adagrad": {"lr": 1e-3},
     "rmsprop": {"lr": 1e-3},
     "lion": {"lr": 1e-4},
+    "lamb": {"lr": 1e-3},
+    "lars": {"lr": 1e-1, "momentum": 0.9},
+    "novograd": {"lr": 1e-3},
+    "adafactor": {"lr": 1e-2},
+    "muon": {"lr": 1e-3},
 }
 NAMES = tuple(HYPER)
 _CLASSES = {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD", "adagrad": "Adagrad"}
-_CLASSES |= {"rmsprop": "RMSprop", "lion": "Lion"}
+_CLASSES |= {"rmsprop": "RMSprop", "lion": "Lion", "lamb": "LAMB", "lars": "LARS"}
+_CLASSES |= {"novograd": "NovoGrad", "adafactor": "Adafactor", "muon": "Muon"}
+# Of those that pass over memory once; what others move depends on more than the number of states.
 _STATES = {"adam": 2, "adamw": 2, "sgd": 1, "adagrad": 1, "rmsprop": 1, "lion": 1}
 # Algorithm and device to the class of another package; those keep states as ours do or in 8 bits.
 _OTHERS: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
@@ -63,8 +71,11 @@ def bytes_per_parameter(name: str, options: argparse.Namespace, *, ours: bool) -
 
     The gradient is read; parameter and states are read and written; with a master that takes the
     parameter's place, which then is only written. Clipping reads the gradient once more. torch's
-    states have the parameter's dtype; 8-bit ones carry a float32 scale per 128.
+    states have the parameter's dtype; 8-bit ones carry a float32 scale per 128. 0 for optimizers
+    that take several passes.
     """
+    if name not in _STATES:
+        return 0.0
     size = DTYPES[options.dtype].itemsize
     grads = size * (2 if options.amp else 1)
     if not ours:
@@ -101,9 +112,11 @@ def entrants(
     cls, hyper = _CLASSES[name], HYPER[name]
     found = [enter("pyparallel", lambda params: getattr(optim, cls)(params, **hyper, **fused))]
     torchs = getattr(torch.optim, cls, None)
+    accepted = inspect.signature(torchs.__init__).parameters if torchs is not None else ()
     for label, ways in _TORCH.items():
-        if torchs is not None and (not ways.get("fused") or _has_fused(name)):
-            found.append(enter(label, partial(torchs, **hyper, **ways)))
+        if torchs is not None and all(way in accepted for way in ways if ways[way]):
+            kept = {way: on for way, on in ways.items() if way in accepted}
+            found.append(enter(label, partial(torchs, **hyper, **kept)))
     for module, attribute in _OTHERS.get((name, options.device), ()):
         make = _installed(module, attribute)
         if make is not None:
@@ -117,10 +130,6 @@ _TORCH: dict[str, dict[str, bool]] = {
     "torch foreach": {"foreach": True},
     "torch fused": {"fused": True},
 }
-
-
-def _has_fused(name: str) -> bool:
-    return name in ("adam", "adamw", "sgd", "adagrad")
 
 
 def _installed(module: str, attribute: str) -> Any | None:

@@ -34,7 +34,8 @@ class Options:
     Attributes:
         master: "fp32" keeps a float32 copy of every 16-bit parameter in the state and updates that;
             "remainder" keeps the 16 bits that complete a bfloat16 parameter to its float32 value,
-            in half the memory. The parameter is the rounded value either way.
+            in half the memory, exact but for the tie above an even parameter, which is kept one ulp
+            of float32 lower. The parameter is the rounded value either way.
         state_dtype: of the moments: "fp32"; "bf16"; or "8bit", in blocks of 128 with a float32
             scale each. Moments that change little per step are rounded at random in the latter two,
             since to nearest they would stand still. float64 parameters keep float64 moments.

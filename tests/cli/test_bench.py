@@ -20,7 +20,8 @@ def quick(monkeypatch, threads):
 @pytest.mark.parametrize("name", peers.NAMES)
 def test_every_optimizer_is_measured_beside_torchs(name, tmp_path, capsys):
     path = tmp_path / "rows.json"
-    assert main(["bench", "optim", "--optimizer", name, *SMALL, "--json", str(path)]) == 0
+    matrices = ["--tensors", "2x[5,7]", "--rounds", "2"]
+    assert main(["bench", "optim", "--optimizer", name, *matrices, "--json", str(path)]) == 0
     rows = json.loads(path.read_text())
     names = [row["contestant"] for row in rows]
     assert names[0] == "pyparallel"
