@@ -6,6 +6,5 @@
 using namespace pyparallel;
 
 int main() {
-  check_step_kernels<MuonHyper>({muon_cpu, muon_cuda, true},
-                                {{1e-2, 0.9, 0.1, true, false}, {1e-2, 0.9, 0.1, true, true}});
+  check_step_kernels<MuonHyper>({muon_cpu, muon_cuda}, {{1e-2, 0.9, 0.1, true, false}, {1e-2, 0.9, 0.1, true, true}});
 }

@@ -32,7 +32,8 @@ struct Parameter {
         factor(DType::kFloat64, 1, 0) {
     param.fill_normal(random);
     fill_zeros(step);
-    fill_zeros(factor);
+    write_element(factor.host.data(), DType::kFloat64, 0, 0.5);
+    factor.device.upload(factor.host);
     fill_zeros(extra);
     if (types.extra == Extra::kMaster) {
       for (std::size_t i = 0; i < numel; ++i)
