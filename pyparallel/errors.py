@@ -32,6 +32,22 @@ class PeerLostError(PyparallelError):
         self.rank = rank
 
 
+class PeerFailedError(PyparallelError):
+    """A rank said that it has failed: it raised, or called Communicator.abort().
+
+    Attributes:
+        rank: the rank that failed.
+        operation: what it was doing, or "" if no operation of the communicator.
+        cause: its own words.
+    """
+
+    def __init__(self, message: str, rank: int, operation: str, cause: str) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.operation = operation
+        self.cause = cause
+
+
 class CollectiveMismatchError(PyparallelError):
     """Ranks called different operations, sizes or dtypes; the message names both sides."""
 
@@ -59,6 +75,18 @@ class CudaError(PyparallelError):
 
     Attributes:
         code: the cudaError_t.
+    """
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NcclError(PyparallelError):
+    """An NCCL call failed, or the library is not there.
+
+    Attributes:
+        code: the ncclResult_t; -1 if no call was made.
     """
 
     def __init__(self, message: str, code: int) -> None:

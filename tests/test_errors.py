@@ -8,10 +8,12 @@ from pyparallel import errors
 
 ALL = [
     errors.PeerLostError("rank 2 died", 2),
+    errors.PeerFailedError("rank 2 failed", 2, "all_reduce", "ValueError: x"),
     errors.CollectiveMismatchError("ranks disagree"),
     errors.CollectiveTimeoutError("rank 1 did not come"),
     errors.OutOfMemoryError("out of memory", 10, 5),
     errors.CudaError("launch failed", 700),
+    errors.NcclError("no libnccl", -1),
 ]
 
 

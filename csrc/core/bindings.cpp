@@ -24,6 +24,8 @@ void translate(std::exception_ptr error) {
     if (error) std::rethrow_exception(error);
   } catch (const PeerLostError& e) {
     raise("PeerLostError", e.what(), e.rank);
+  } catch (const PeerFailedError& e) {
+    raise("PeerFailedError", e.what(), e.rank, e.operation, e.cause);
   } catch (const OutOfMemoryError& e) {
     raise("OutOfMemoryError", e.what(), e.requested, e.available);
   } catch (const CollectiveMismatchError& e) {
@@ -32,6 +34,8 @@ void translate(std::exception_ptr error) {
     raise("CollectiveTimeoutError", e.what());
   } catch (const CudaError& e) {
     raise("CudaError", e.what(), e.code);
+  } catch (const NcclError& e) {
+    raise("NcclError", e.what(), e.code);
   } catch (const InvalidArgument& e) {
     PyErr_SetString(PyExc_ValueError, e.what());
   }

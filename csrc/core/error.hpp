@@ -29,6 +29,14 @@ struct PeerLostError : std::runtime_error {
   int rank;
 };
 
+// A rank of the communicator said that it has failed.
+struct PeerFailedError : std::runtime_error {
+  PeerFailedError(int rank_, const std::string& operation_, const std::string& cause_, const std::string& what)
+      : std::runtime_error(what), rank(rank_), operation(operation_), cause(cause_) {}
+  int rank;
+  std::string operation, cause;
+};
+
 // Ranks called different operations, sizes or dtypes.
 struct CollectiveMismatchError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -37,6 +45,11 @@ struct CollectiveMismatchError : std::runtime_error {
 // A collective did not complete before its deadline although every rank is alive.
 struct CollectiveTimeoutError : std::runtime_error {
   using std::runtime_error::runtime_error;
+};
+
+struct NcclError : std::runtime_error {
+  NcclError(int code_, const std::string& what) : std::runtime_error(what), code(code_) {}
+  int code;  // ncclResult_t; -1 if no call was made
 };
 
 }  // namespace pyparallel

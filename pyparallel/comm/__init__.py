@@ -1,13 +1,16 @@
 """Communicators: collectives behind one protocol, over shared memory or torch's process groups."""
 
-from pyparallel.comm.communicator import Communicator, Reduction, Work
+from pyparallel.comm.communicator import Algorithm, Communicator, Op, Premultiplied, Reduction, Work
 from pyparallel.comm.shm import ShmCommunicator
 from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.comm.torch_group import GroupCommunicator
 
 __all__ = [
+    "Algorithm",
     "Communicator",
     "GroupCommunicator",
+    "Op",
+    "Premultiplied",
     "Reduction",
     "ShmCommunicator",
     "SoloCommunicator",
