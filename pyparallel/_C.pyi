@@ -218,6 +218,7 @@ class Kind:
     broadcast: ClassVar[Kind]
     gather: ClassVar[Kind]
     scatter: ClassVar[Kind]
+    __members__: ClassVar[dict[str, Kind]]
 
 class Reduction:
     sum: ClassVar[Reduction]
