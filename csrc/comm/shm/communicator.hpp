@@ -59,6 +59,9 @@ class Communicator {
   void post(const Collective& collective);
   void complete(const Collective& collective, const Patience& patience);
 
+  // The call in words, with its number.
+  std::string describe(const Collective& collective) const;
+
   // Whether the operand is small enough to be handed over whole in post().
   bool through_slot(const Collective& collective) const;
 
@@ -67,6 +70,12 @@ class Communicator {
 
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
+  std::int64_t timeout_ns() const { return timeout_ns_; }
+  bool oversubscribed() const { return oversubscribed_; }
+  ControlBlock& control() { return control_; }
+  Liveness& liveness() { return liveness_; }
+  const std::vector<int>& processes() const { return processes_; }
+  bool has_left(int r) { return control_.rank(r).closed.load(std::memory_order_acquire) != 0; }
   std::int64_t waited_ns() const { return waited_ns_; }  // spent waiting for peers so far
 
  private:
@@ -74,8 +83,6 @@ class Communicator {
   void await_all(Flag RankBlock::* flag, std::uint32_t target);
   void check_same_operation();
   bool all_shared(int first, int last);
-  std::string describe(const Collective& collective) const;
-
   void all_reduce(const Collective& c);
   void broadcast(const Collective& c);
   void all_gather(const Collective& c);
@@ -93,6 +100,7 @@ class Communicator {
   std::shared_ptr<Segment> segment_;
   ControlBlock& control_;
   int rank_, world_size_;
+  std::vector<int> processes_;
   std::int64_t timeout_ns_;
   bool oversubscribed_;  // more ranks than cores: whoever yields keeps a core from the rank it waits for
   Liveness liveness_;
