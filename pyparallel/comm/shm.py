@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel._native import core
+from pyparallel.comm import flight
 from pyparallel.comm._operands import (
     check_operands,
     check_parts,
@@ -18,6 +19,7 @@ from pyparallel.comm._operands import (
     check_shape,
 )
 from pyparallel.comm.communicator import Reduction
+from pyparallel.comm.flight import Record
 from pyparallel.comm.messages import Messages, ShmMessage
 from pyparallel.errors import OutOfMemoryError
 
@@ -83,6 +85,7 @@ class ShmCommunicator:
         self._native = native
         self._in_flight: deque[ShmWork] = deque()
         self._messages = Messages(native, rank=rank, world_size=world_size)
+        flight.dump_on_failure(native, rank=rank, world_size=world_size)
 
     def all_reduce(
         self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True
@@ -156,6 +159,14 @@ class ShmCommunicator:
                 available,
             )
         return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(shape)
+
+    def flight_record(self) -> Record:
+        """The last operations of every rank and whom each waits for; see pyparallel.comm.flight."""
+        return flight.record(self._native, rank=self.rank, world_size=self.world_size)
+
+    def abort(self, cause: str) -> None:
+        """See Communicator.abort."""
+        self._native.abort(cause)
 
     def close(self) -> None:
         """See Communicator.close. Tensors from empty() stay valid; calling it twice is harmless."""

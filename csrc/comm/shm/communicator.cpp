@@ -12,7 +12,6 @@
 #include "core/error.hpp"
 
 namespace pyparallel::shm {
-namespace {
 
 const char* name(Kind kind) {
   switch (kind) {
@@ -29,6 +28,8 @@ const char* name(Kind kind) {
   }
   return "unknown";
 }
+
+namespace {
 
 std::string describe_call(const Operation& o) {
   std::string text = name(o.kind);
@@ -117,7 +118,8 @@ void Communicator::post(const Collective& c) {
   publish(own.posted, sequence_);
 }
 
-void Communicator::complete(const Collective& c, const Patience& patience) {
+void Communicator::complete(const Collective& c, const Patience& patience, std::uint64_t flight) {
+  flight_ = flight;
   patience_ = &patience;
   current_ = &c;
   deadline_ = now_ns() + timeout_ns_;
@@ -147,15 +149,31 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
   for (; !wait(awaited, target, yield_ns, kSliceNs); yield_ns = 0) {
     const bool left = control_.rank(r).closed.load(std::memory_order_acquire) != 0;
     if (reached(awaited, target)) break;
+    if (flight_ != 0) flights().wait_for(Lane::kCollectives, flight_, r);
     liveness_.check(left ? r : rank_, doing);
     if (abandoned_.load() || (patience_->interrupted && patience_->interrupted()))
       throw Interrupted("rank " + std::to_string(rank_) + " was interrupted in " + doing);
     if (now_ns() > deadline_)
       throw CollectiveTimeoutError("rank " + std::to_string(rank_) + " waited " +
                                    std::to_string(timeout_ns_ / 1'000'000) + " ms for rank " + std::to_string(r) +
-                                   " in " + doing + ", which did not come");
+                                   " in " + doing + ", which did not come\n" + who_waits(control_));
   }
+  if (flight_ != 0) flights().wait_for(Lane::kCollectives, 0, 0);
   waited_ns_ += now_ns() - start;
+}
+
+void Communicator::tell_peers(const std::exception_ptr& error, const std::string& doing) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const PeerLostError&) {  // the peers find these out themselves, or run into their own deadlines
+  } catch (const PeerFailedError&) {
+  } catch (const CollectiveMismatchError&) {
+  } catch (const CollectiveTimeoutError&) {
+  } catch (const Interrupted&) {
+    if (!abandoned_.load()) liveness_.fail(doing, "interrupted");
+  } catch (const std::exception& other) {
+    liveness_.fail(doing, other.what());
+  }
 }
 
 void Communicator::await_all(Flag RankBlock::* flag, std::uint32_t target) {
