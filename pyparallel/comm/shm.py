@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel._native import core
+from pyparallel.comm import flight
 from pyparallel.comm._operands import (
     algorithms_of,
     check_algorithm,
@@ -25,6 +26,8 @@ from pyparallel.comm._operands import (
 )
 from pyparallel.comm._shm_work import ShmWork
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
+from pyparallel.comm.flight import Record
+from pyparallel.comm.messages import Messages, ShmMessage
 from pyparallel.errors import OutOfMemoryError
 
 _KINDS = dict(core.Kind.__members__)
@@ -47,6 +50,8 @@ class ShmCommunicator:
         self.world_size = world_size
         self._native = native
         self._in_flight: deque[ShmWork] = deque()
+        self._messages = Messages(native, rank=rank, world_size=world_size)
+        flight.dump_on_failure(native, rank=rank, world_size=world_size)
 
     def all_reduce(
         self,
@@ -129,6 +134,14 @@ class ShmCommunicator:
         )
         return self._track(native, written=output, read=input)
 
+    def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> ShmMessage:
+        """See Communicator.send."""
+        return self._messages.send(tensor, destination, tag=tag)
+
+    def recv(self, tensor: Tensor, source: int | None, *, tag: int = 0) -> ShmMessage:
+        """See Communicator.recv."""
+        return self._messages.recv(tensor, source, tag=tag)
+
     def barrier(self) -> ShmWork:
         """See Communicator.barrier."""
         return self._track(self._native.barrier(False))
@@ -155,10 +168,19 @@ class ShmCommunicator:
             )
         return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(shape)
 
+    def flight_record(self) -> Record:
+        """The last operations of every rank and whom each waits for; see pyparallel.comm.flight."""
+        return flight.record(self._native, rank=self.rank, world_size=self.world_size)
+
+    def abort(self, cause: str) -> None:
+        """See Communicator.abort."""
+        self._native.abort(cause)
+
     def close(self) -> None:
         """See Communicator.close. Tensors from empty() stay valid; calling it twice is harmless."""
         self._native.close()
         self._in_flight.clear()
+        self._messages.clear()
 
     def _combine(
         self,
