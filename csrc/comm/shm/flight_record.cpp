@@ -13,7 +13,11 @@ constexpr auto kRelaxed = std::memory_order_relaxed;
 
 std::string rank_name(int rank) { return rank < 0 ? "any rank" : "rank " + std::to_string(rank); }
 
-bool has_root(std::uint8_t kind) { return kind < kSendKind && static_cast<Kind>(kind) == Kind::kBroadcast; }
+bool has_root(std::uint8_t kind) {
+  if (kind >= kSendKind) return false;
+  const Kind known = static_cast<Kind>(kind);
+  return known == Kind::kBroadcast || known == Kind::kReduce || known == Kind::kGather || known == Kind::kScatter;
+}
 
 std::vector<FlightLog::Wait> waits_of(ControlBlock& control, int rank) {
   std::vector<FlightLog::Wait> waits;
@@ -57,7 +61,8 @@ std::string describe(const Flight& f) {
   if (f.number == 0) return "an operation long ago";
   const bool message = f.kind == kSendKind || f.kind == kRecvKind;
   std::string text = std::string(kind_name(f.kind)) + "(";
-  if (message || static_cast<Kind>(f.kind) != Kind::kBarrier) text += std::to_string(f.count) + " x " + name(f.dtype);
+  if (message || static_cast<Kind>(f.kind) != Kind::kBarrier)
+    text += (f.count == kUnequal ? "parts" : std::to_string(f.count)) + " x " + name(f.dtype);
   if (has_root(f.kind)) text += ", root " + std::to_string(f.peer);
   if (!message) return text + ") #" + std::to_string(f.tag);
   return text + (f.kind == kSendKind ? ", to " : ", from ") + rank_name(f.peer) + ", tag " + std::to_string(f.tag) +
