@@ -68,6 +68,7 @@ class Context:
     def close(self) -> None:
         """Leaves the job in good order. Called at exit; calling it twice is harmless."""
         global _default
+        atexit.unregister(self.close)  # or it would keep what is closed
         self._hook.remove()
         self.communicator.close()
         if _default is self:
