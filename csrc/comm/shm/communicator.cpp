@@ -12,7 +12,6 @@
 #include "core/error.hpp"
 
 namespace pyparallel::shm {
-
 namespace {
 
 // Whether this rank's input is for the others to read.
@@ -135,7 +134,7 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
   Flag& awaited = control_.rank(r).*flag;
   if (reached(awaited, target)) return;
   const std::int64_t start = now_ns();
-  const std::string doing = describe_current();
+  const std::string doing = current_ ? describe(*current_) : "init()";
   std::int64_t yield_ns = oversubscribed_ ? 0 : patience_->yield_ns;
   for (; !wait(awaited, target, yield_ns, kSliceNs); yield_ns = 0) {
     const bool left = control_.rank(r).closed.load(std::memory_order_acquire) != 0;

@@ -85,7 +85,6 @@ class Communicator {
   bool all_shared();
   std::uint64_t slot_header(std::uint64_t count) const;  // bytes before the operand in a slot
   bool fits_slot(std::uint64_t bytes, std::uint64_t count) const { return slot_header(count) + bytes <= kSlotBytes; }
-  std::string describe_current() const;
 
   // reductions.cpp
   void all_reduce(const Collective& c);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "comm/shm/collective.hpp"
 #include "comm/shm/control.hpp"
 #include "core/clock.hpp"
 
@@ -12,12 +13,6 @@ namespace {
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
 std::string rank_name(int rank) { return rank < 0 ? "any rank" : "rank " + std::to_string(rank); }
-
-bool has_root(std::uint8_t kind) {
-  if (kind >= kSendKind) return false;
-  const Kind known = static_cast<Kind>(kind);
-  return known == Kind::kBroadcast || known == Kind::kReduce || known == Kind::kGather || known == Kind::kScatter;
-}
 
 std::vector<FlightLog::Wait> waits_of(ControlBlock& control, int rank) {
   std::vector<FlightLog::Wait> waits;
@@ -61,9 +56,8 @@ std::string describe(const Flight& f) {
   if (f.number == 0) return "an operation long ago";
   const bool message = f.kind == kSendKind || f.kind == kRecvKind;
   std::string text = std::string(kind_name(f.kind)) + "(";
-  if (message || static_cast<Kind>(f.kind) != Kind::kBarrier)
-    text += (f.count == kUnequal ? "parts" : std::to_string(f.count)) + " x " + name(f.dtype);
-  if (has_root(f.kind)) text += ", root " + std::to_string(f.peer);
+  if (message || static_cast<Kind>(f.kind) != Kind::kBarrier) text += amount(f.count) + " x " + name(f.dtype);
+  if (!message && has_root(static_cast<Kind>(f.kind))) text += ", root " + std::to_string(f.peer);
   if (!message) return text + ") #" + std::to_string(f.tag);
   return text + (f.kind == kSendKind ? ", to " : ", from ") + rank_name(f.peer) + ", tag " + std::to_string(f.tag) +
          ")";
