@@ -6,22 +6,29 @@ import atexit
 import os
 import warnings
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from pyparallel import _uncaught
+from pyparallel._uncaught import UncaughtHook
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
+from pyparallel.comm.of_group import timeout_of
 from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
+from pyparallel.comm.split import family
 from pyparallel.monitor import SPANS, SpanRing
-
-DEFAULT_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Context:
-    """This process's place in the job.
+    """This process's place in the job; as a context manager, for as long as its block runs.
+
+    When the process ends with an uncaught exception, the peers are told before it does: their
+    waits end with PeerFailedError.
 
     Attributes:
         rank: 0 to world_size - 1.
@@ -38,10 +45,31 @@ class Context:
     device: torch.device
     communicator: Communicator
     spans: SpanRing = field(default=SPANS, repr=False)
+    _hook: UncaughtHook = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hook", UncaughtHook(self._abort))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Aborts if the block raised (or exits with a status that says so), then closes."""
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            self._abort(_uncaught.describe(error))
+        self.close()
+
+    def _abort(self, cause: str) -> None:
+        for communicator in family(self.communicator):
+            communicator.abort(cause)
 
     def close(self) -> None:
         """Leaves the job in good order. Called at exit; calling it twice is harmless."""
         global _default
+        atexit.unregister(self.close)  # or it would keep what is closed
+        self._hook.remove()
         self.communicator.close()
         if _default is self:
             _default = None
@@ -94,18 +122,6 @@ def context_of(group: dist.ProcessGroup | None) -> Context:
     return _group_contexts[group]
 
 
-def _timeout(timeout_seconds: float | None) -> float:
-    if timeout_seconds is None:
-        given = os.environ.get("PYPARALLEL_TIMEOUT")
-        try:
-            timeout_seconds = DEFAULT_TIMEOUT_SECONDS if given is None else float(given)
-        except ValueError:
-            raise ValueError(f"PYPARALLEL_TIMEOUT is {given!r}, not a number") from None
-    if not timeout_seconds > 0:
-        raise ValueError(f"the timeout must be positive, it is {timeout_seconds}")
-    return timeout_seconds
-
-
 def _device(device: torch.device | str | None, local_rank: int) -> torch.device:
     if device is not None:
         chosen = torch.device(device)
@@ -132,7 +148,7 @@ def _integer(name: str) -> int:
 
 
 def _join_environment(device: torch.device | str | None, timeout_seconds: float | None) -> Context:
-    timeout = _timeout(timeout_seconds)
+    timeout = timeout_of(timeout_seconds)
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         chosen = _device(device, 0)
         return Context(0, 1, 0, chosen, SoloCommunicator(chosen))
@@ -176,7 +192,7 @@ def _join_group(
         communicator = SoloCommunicator(chosen)
     elif chosen.type == "cpu":
         exchange = exchange_over_group(group)
-        communicator = _over_shared_memory(exchange, rank, world_size, _timeout(timeout_seconds))
+        communicator = _over_shared_memory(exchange, rank, world_size, timeout_of(timeout_seconds))
     if communicator is None:
         communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
