@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -58,7 +59,8 @@ class Context:
     ) -> None:
         """Aborts if the block raised (or exits with a status that says so), then closes."""
         if error is not None and not (isinstance(error, SystemExit) and not error.code):
-            self._abort(_uncaught.describe(error))
+            with suppress(Exception):  # torch's groups may not know how: the block's error matters
+                self._abort(_uncaught.describe(error))
         self.close()
 
     def _abort(self, cause: str) -> None:
