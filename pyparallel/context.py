@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
+from pyparallel.comm.backend import PyparallelProcessGroup
 from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
 from pyparallel.monitor import SPANS, SpanRing
 
@@ -38,11 +39,16 @@ class Context:
     device: torch.device
     communicator: Communicator
     spans: SpanRing = field(default=SPANS, repr=False)
+    _lender: dist.ProcessGroup | None = field(default=None, repr=False)
 
     def close(self) -> None:
-        """Leaves the job in good order. Called at exit; calling it twice is harmless."""
+        """Leaves the job in good order. Called at exit; calling it twice is harmless.
+
+        The communicator of a "pyparallel" process group stays: the group closes it.
+        """
         global _default
-        self.communicator.close()
+        if self._lender is None:
+            self.communicator.close()
         if _default is self:
             _default = None
 
@@ -68,7 +74,8 @@ def init(
         CollectiveTimeoutError: a rank did not come.
     """
     global _default
-    if _default is None:
+    lender = None if _default is None else _default._lender
+    if _default is None or (lender is not None and lender is not dist.group.WORLD):
         if dist.is_available() and dist.is_initialized():
             _default = _join_group(dist.group.WORLD, device, timeout_seconds)
         else:
@@ -172,6 +179,9 @@ def _join_group(
         device = "cpu"
     chosen = _device(device, local_rank)
     communicator: Communicator | None = None
+    if isinstance(group, PyparallelProcessGroup) and chosen.type == "cpu":
+        communicator = group.communicator
+        return Context(rank, world_size, local_rank, chosen, communicator, _lender=group)
     if world_size == 1:
         communicator = SoloCommunicator(chosen)
     elif chosen.type == "cpu":
