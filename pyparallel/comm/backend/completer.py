@@ -16,7 +16,10 @@ class Completer:
         self._thread: threading.Thread | None = None
 
     def add(self, call: Callable[[], None]) -> None:
-        """Queues a call that keeps its own errors."""
+        """Queues a call that keeps its own errors; one made by a call is made at once."""
+        if threading.current_thread() is self._thread:  # its caller may be about to wait for it
+            call()
+            return
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(

@@ -46,7 +46,7 @@ class Dispatcher:
         """
         if not is_async(options):
             return seconds(options, timeout) > 0
-        return torch._C._current_graph_task_id() == -1 or has_free_core(self._local_ranks)
+        return torch._C._current_autograd_node() is None or has_free_core(self._local_ranks)
 
     def _issued(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -16,6 +17,7 @@ from pyparallel.comm.backend.completer import Completer
 from pyparallel.comm.communicator import Work
 from pyparallel.errors import CollectiveTimeoutError
 
+_ENGINE = torch.autograd.graph._engine_run_backward.__code__  # its frame is C++'s during backward
 _TorchWork: Any = dist.Work  # torch's picture of it lacks what C++ looks up
 
 
@@ -146,8 +148,9 @@ class CollectiveWork(_TorchWork):  # type: ignore[misc]
         settle = partial(self._fulfil, promise)
         if self._settled:
             settle()
-        elif not self._background and torch._C._current_graph_task_id() != -1:
-            # No core is free for it: run when backward has ended, before its own callbacks wait.
+        elif not self._background and sys._getframe(1).f_code is _ENGINE:
+            # DistributedDataParallel's reducer, and no core is free: when backward has ended, right
+            # before the reducer waits. A hook in Python might wait at once.
             torch.autograd.Variable._execution_engine.queue_callback(settle)
         else:
             self._settle_elsewhere(settle)
