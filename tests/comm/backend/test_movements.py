@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import AllgatherOptions
 
 from ranks import errors_of_ranks
 from torch_job import Alternately, drawn, run_torch_job, scattered
@@ -139,7 +140,7 @@ def other_forms(seed: int) -> None:
     group.scatter(output, rows if rank == 0 else [], 0).wait()
     check(output, rows[rank])
     output = torch.zeros(2 * world * world, 5)
-    group._allgather_base(output, rows[rank], dist.AllgatherOptions()).wait()
+    group._allgather_base(output, rows[rank], AllgatherOptions()).wait()
     check(output, torch.cat(rows))
     output = torch.zeros(2 * world, 5)
     group.alltoall_base(output, rows[rank], [], []).wait()

@@ -1,6 +1,5 @@
 """torch's own parallel code over our backend: equal to one process on the whole batch."""
 
-
 import copy
 import tempfile
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from torch_job import run_torch_job
@@ -79,14 +79,14 @@ def close(found: Any, wanted: Any, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
 
 
-def waiting_hook(_: Any, bucket: dist.GradBucket) -> Any:
+def waiting_hook(_: Any, bucket: dist.GradBucket) -> Future[Tensor]:
     """Waits within backward, which must not be put off to its end."""
     future = dist.all_reduce(bucket.buffer() / dist.get_world_size(), async_op=True).get_future()
     future.wait()
     return future.then(lambda done: done.value()[0])
 
 
-def chained_hook(_: Any, bucket: dist.GradBucket) -> Any:
+def chained_hook(_: Any, bucket: dist.GradBucket) -> Future[Tensor]:
     """Waits for a second operation where the first one's future is completed."""
 
     def second(done: Any) -> Tensor:
