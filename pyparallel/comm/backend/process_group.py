@@ -16,8 +16,8 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from pyparallel.comm.backend.accelerator import nccl_group
 from pyparallel.comm.backend.completer import Completer
 from pyparallel.comm.backend.identity import Identity
-from pyparallel.comm.backend.messages import Messages
 from pyparallel.comm.backend.movements import Movements
+from pyparallel.comm.backend.point_to_point import PointToPoint
 from pyparallel.comm.backend.reductions import Reductions
 from pyparallel.comm.backend.works import CollectiveWork
 from pyparallel.comm.communicator import Communicator
@@ -25,7 +25,7 @@ from pyparallel.comm.communicator import Communicator
 _TorchProcessGroup: Any = dist.ProcessGroup  # torch's picture of it has no methods to override
 
 
-class PyparallelProcessGroup(Identity, Reductions, Movements, Messages, _TorchProcessGroup):  # type: ignore[misc]
+class PyparallelProcessGroup(Identity, Reductions, Movements, PointToPoint, _TorchProcessGroup):  # type: ignore[misc]
     """A process group of torch whose CPU tensors travel through our communicator.
 
     It is a subclass of ProcessGroup, not of Backend, which torch lets nobody derive from in Python.

@@ -12,7 +12,7 @@ from pyparallel.comm.backend.dispatch import Dispatcher, only, routed
 from pyparallel.comm.backend.works import CollectiveWork
 
 
-class Messages(Dispatcher):
+class PointToPoint(Dispatcher):
     """Operations between two ranks, apart from the order of the collectives."""
 
     @routed
