@@ -59,14 +59,14 @@ def pairs(seed: int) -> None:
             sources.append(dist.recv(tensor))
             assert tensor.item() == sources[-1]
         assert sorted(sources) == list(range(1, world))
-        work = dist.irecv(tensor)
+        work = dist.irecv(tensor, tag=5)
         assert work is not None
         work.wait()
         assert work._source_rank() == 1 == tensor.item()
     else:
         dist.send(torch.tensor([float(rank)]), 0)
         if rank == 1:
-            dist.send(torch.tensor([1.0]), 0)
+            dist.send(torch.tensor([1.0]), 0, tag=5)
     # Objects, and a future.
     if rank == 0:
         dist.send_object_list(["text", {"seed": seed}], 1)
