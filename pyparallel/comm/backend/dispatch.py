@@ -108,9 +108,14 @@ class Dispatcher:
             waiting.popleft()
 
 
-def routed(method: Method) -> Method:
-    """Hands a call whose tensors are on an accelerator to the process group of that device."""
-    name = method.__name__
+def routed(method: Method, name: str = "") -> Method:
+    """Hands a call whose tensors are on an accelerator to the process group of that device.
+
+    Args:
+        method: for tensors on the CPU.
+        name: of the other group's method, where it is not this one's.
+    """
+    name = name or method.__name__
 
     @functools.wraps(method)
     def call(self: Dispatcher, *args: Any, **kwargs: Any) -> Any:
@@ -125,6 +130,11 @@ def routed(method: Method) -> Method:
         return method(self, *args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def also(method: Method, name: str) -> Method:
+    """A routed method under another name of torch's, an older one for instance."""
+    return routed(method.__wrapped__, name)  # type: ignore[attr-defined]
 
 
 def listed(tensors: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:

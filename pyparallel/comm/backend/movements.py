@@ -17,7 +17,7 @@ from pyparallel.comm.backend.contiguous import (
     unpacked,
     writable,
 )
-from pyparallel.comm.backend.dispatch import Dispatcher, only, routed
+from pyparallel.comm.backend.dispatch import Dispatcher, also, only, routed
 from pyparallel.comm.backend.options import root
 from pyparallel.comm.communicator import Work
 
@@ -48,7 +48,7 @@ class Movements(Dispatcher):
         """The output becomes the ranks' inputs one after the other."""
         return self.all_gather_single_coalesced([output], [input], opts, timeout)
 
-    _allgather_base = all_gather_single
+    _allgather_base = also(all_gather_single, "_allgather_base")
 
     @routed
     def all_gather_single_coalesced(
@@ -71,7 +71,7 @@ class Movements(Dispatcher):
             "all_gather", parts, outputs, finish, opts, timeout, background=background
         )
 
-    allgather_into_tensor_coalesced = all_gather_single_coalesced
+    allgather_into_tensor_coalesced = also(all_gather_single_coalesced, "allgather_into_tensor_coalesced")
 
     @routed
     def allgather(
@@ -182,7 +182,7 @@ class Movements(Dispatcher):
             "all_to_all", [part], [output], finish, opts, timeout, background=background
         )
 
-    alltoall_base = all_to_all_single
+    alltoall_base = also(all_to_all_single, "alltoall_base")
 
     @routed
     def alltoall(

@@ -16,7 +16,7 @@ from pyparallel.comm.backend.contiguous import (
     packed,
     writable,
 )
-from pyparallel.comm.backend.dispatch import Dispatcher, listed, only, routed
+from pyparallel.comm.backend.dispatch import Dispatcher, also, listed, only, routed
 from pyparallel.comm.backend.options import reduce_op, root
 from pyparallel.comm.backend.reduce_ops import combined, numbers, translated
 from pyparallel.comm.communicator import Work
@@ -45,7 +45,7 @@ class Reductions(Dispatcher):
             "all_reduce", parts, tensors, finish, opts, timeout, background=background
         )
 
-    allreduce_coalesced = allreduce
+    allreduce_coalesced = also(allreduce, "allreduce_coalesced")
 
     @routed
     def reduce(
@@ -72,7 +72,7 @@ class Reductions(Dispatcher):
         """The output becomes this rank's part of the combined inputs."""
         return self.reduce_scatter_single_coalesced([output], [input], opts, timeout)
 
-    _reduce_scatter_base = reduce_scatter_single
+    _reduce_scatter_base = also(reduce_scatter_single, "_reduce_scatter_base")
 
     @routed
     def reduce_scatter_single_coalesced(
@@ -96,7 +96,7 @@ class Reductions(Dispatcher):
             "reduce_scatter", parts, outputs, finish, opts, timeout, background=background
         )
 
-    reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
+    reduce_scatter_tensor_coalesced = also(reduce_scatter_single_coalesced, "reduce_scatter_tensor_coalesced")
 
     @routed
     def reduce_scatter(

@@ -1,4 +1,4 @@
-"""The process group: its life, its names, sub-groups, deadlines and what it says when a rank fails."""
+"""The process group: its life, its names, sub-groups, deadlines, and what a failure says."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def names_and_properties() -> None:
     assert torch.device("cpu") in group._device_types
     with pytest.raises(ValueError, match="carries tensors on cpu and cuda, not xla"):
         group._get_backend(torch.device("xla"))
-    with pytest.raises(ValueError, match="Gloo|GLOO"):  # torch says so before asking us
+    with pytest.raises(ValueError, match="GLOO backend"):  # torch says so before asking us
         dist.monitored_barrier()
     group.monitored_barrier(timedelta(seconds=30))
 
@@ -75,7 +75,7 @@ def sub_groups() -> None:
         dist.broadcast(tensor, 2, group=high)
         assert tensor.item() == 2
     # torch splits on accelerators only; the group itself can.
-    with pytest.raises(RuntimeError, match="No device associated|split"):
+    with pytest.raises(RuntimeError, match="No device associated"):
         dist.split_group(split_ranks=[[0, 1], [2, 3]])
     world: Any = dist.group.WORLD
     part = world.split_group([0, 2] if rank in (0, 2) else [3, 1])
@@ -185,7 +185,7 @@ def own_deadline() -> None:
     group: Any = dist.group.WORLD
     if dist.get_rank() == 0:
         work = group.allreduce([torch.ones(200_000)])
-        with pytest.raises(CollectiveTimeoutError, match="all_reduce was waited for 0.2 s"):
+        with pytest.raises(CollectiveTimeoutError, match=r"all_reduce was waited for 0\.2 s"):
             work.wait(timedelta(seconds=0.2))
         tell_test("waited")
         work.wait()

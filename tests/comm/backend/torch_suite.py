@@ -19,9 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ranks import Job, Outcome
-
-WORLD_SIZE = 3  # as torch's own runs; its sub-groups are ranks 1 and 2
+from ranks import Job, Outcome, run_ranks
 
 
 @dataclass
@@ -35,16 +33,23 @@ class Result:
 
 
 def run_suite(
-    names: Sequence[str], *, world_size: int = WORLD_SIZE, timeout: float = 120
+    names: Sequence[str], *, world_size: int, written_for: str, timeout: float = 120
 ) -> dict[str, Result]:
-    """Runs the tests of these names; a new job goes on after one that fails."""
+    """Runs the tests of these names; a new job goes on after one that fails.
+
+    Args:
+        names: of test methods.
+        world_size: ranks of the job.
+        written_for: the backend whose tests they are: "gloo" or "mpi".
+        timeout: of a job, in seconds.
+    """
     results: dict[str, Result] = {}
     while len(results) < len(names):
         left = [name for name in names if name not in results]
         with tempfile.TemporaryDirectory() as directory:
             for part in ("barrier", "test_dir"):
                 (Path(directory) / part).mkdir()
-            environment = {"BACKEND": "gloo", "TEMP_DIR": directory}
+            environment = {"BACKEND": written_for, "TEMP_DIR": directory, "KINETO_LOG_LEVEL": "9"}
             with Job(world_size, _run_in_rank, left, environment=environment) as job:
                 try:
                     outcomes = job.outcomes(timeout=timeout)
@@ -56,8 +61,14 @@ def run_suite(
 
 
 def all_names() -> list[str]:
-    """Every test that torch has. To be called where its environment may be set: in a rank."""
-    return [name for name in dir(_case_class()) if name.startswith("test_")]
+    """Every test that torch has; runs in a rank of its own."""
+    environment = {"BACKEND": "gloo", "TEMP_DIR": tempfile.gettempdir()}
+    found: list[str] = run_ranks(1, _names, environment=environment)[0]
+    return found
+
+
+def _names() -> list[str]:
+    return [name for name in dir(_case_class(_suite())) if name.startswith("test_")]
 
 
 def _merged(done: list[str], left: list[str], outcomes: list[Outcome]) -> dict[str, Result]:
@@ -78,14 +89,17 @@ def _merged(done: list[str], left: list[str], outcomes: list[Outcome]) -> dict[s
     return merged
 
 
-def _case_class() -> Any:
-    # Its decorators choose by BACKEND at import: what runs for Gloo is to run for us. The tests
-    # themselves then see our name.
-    from torch.testing._internal.distributed import distributed_test as suite
+def _suite() -> Any:
+    """torch's tests. Their decorators choose by BACKEND here; the tests themselves see our name."""
+    from torch.testing._internal.distributed import distributed_test
 
-    suite.BACKEND = "pyparallel"
-    suite.DistTestCases.backend_feature["ddp"].add("pyparallel")
+    distributed_test.BACKEND = "pyparallel"
+    distributed_test.DistTestCases.backend_feature["ddp"].add("pyparallel")
+    os.environ["BACKEND"] = "mpi"  # the one name for which groups of 2 in a world of 3 are tested
+    return distributed_test
 
+
+def _case_class(suite: Any) -> Any:
     class Case(suite.TestDistBackend, suite.DistributedTest._DistTestBase):  # type: ignore[misc]
         pass
 
@@ -93,13 +107,16 @@ def _case_class() -> Any:
 
 
 def _run_in_rank(names: list[str]) -> list[Result]:
-    case_class = _case_class()
+    suite = _suite()
+    case_class = _case_class(suite)
     rank = int(os.environ["RANK"])
     results = []
     for name in names:
         if rank == 0:
             with open(Path(os.environ["TEMP_DIR"]) / "progress", "a") as progress:
                 progress.write(f"{name}\n")
+        # These have a branch for every backend they know.
+        suite.BACKEND = "gloo" if "accumulate_gradients" in name else "pyparallel"
         results.append(_run_test(case_class, name, rank))
         if results[-1].status == "failed":
             return results
@@ -119,8 +136,11 @@ def _run_test(case_class: Any, name: str, rank: int) -> Result:
     common_utils.set_rng_seed()
     began = time.monotonic()
     status, text = "passed", ""
+    method = getattr(case, name)
     try:
-        getattr(case, name)()
+        if getattr(method, "__unittest_skip__", False):
+            raise unittest.SkipTest(method.__unittest_skip_why__)
+        method()
     except unittest.SkipTest as skip:
         status, text = "skipped", str(skip)
     except SystemExit as end:
