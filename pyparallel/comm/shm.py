@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel._native import core
+from pyparallel.comm import flight
 from pyparallel.comm._operands import (
     algorithms_of,
     check_algorithm,
@@ -23,71 +24,14 @@ from pyparallel.comm._operands import (
     check_shape,
     check_sizes,
 )
+from pyparallel.comm._shm_work import ShmWork
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
+from pyparallel.comm.flight import Record
+from pyparallel.comm.messages import Messages, ShmMessage
 from pyparallel.errors import OutOfMemoryError
 
 _KINDS = dict(core.Kind.__members__)
 _REDUCTIONS = dict(core.Reduction.__members__)
-
-
-class ShmWork:
-    """A collective in flight; keeps its tensors alive until it is completed.
-
-    Attributes:
-        native: also knows when it was submitted, and for how long it waited for other ranks.
-    """
-
-    __slots__ = ("_communicator", "_read", "_written", "native")
-
-    def __init__(
-        self,
-        communicator: core.ShmCommunicator,
-        native: core.Work,
-        *,
-        written: Tensor | None = None,
-        read: Tensor | None = None,
-    ) -> None:
-        self._communicator = communicator
-        self._written = written
-        self._read = read
-        self.native = native
-
-    @property
-    def started_ns(self) -> int:
-        """See Work.started_ns."""
-        return self.native.started_ns
-
-    @property
-    def ended_ns(self) -> int:
-        """See Work.ended_ns."""
-        return self.native.ended_ns
-
-    def wait(self) -> None:
-        """Blocks until the result is there, running queued work in this thread if nobody else does.
-
-        Raises:
-            PeerLostError: a rank died or left.
-            CollectiveMismatchError: ranks called different operations.
-            CollectiveTimeoutError: a rank did not come in time.
-        """
-        self._communicator.wait(self.native)
-        if self._written is not None:
-            torch.autograd.graph.increment_version(self._written)
-        self._written = self._read = None
-
-    def is_completed(self) -> bool:
-        """Whether wait() would return at once."""
-        return self.native.completed
-
-    def exception(self) -> BaseException | None:
-        """The error of a completed collective, or None."""
-        if not self.native.failed:
-            return None
-        try:
-            self._communicator.wait(self.native)
-        except Exception as error:
-            return error
-        return None
 
 
 class ShmCommunicator:
@@ -106,6 +50,8 @@ class ShmCommunicator:
         self.world_size = world_size
         self._native = native
         self._in_flight: deque[ShmWork] = deque()
+        self._messages = Messages(native, rank=rank, world_size=world_size)
+        flight.dump_on_failure(native, rank=rank, world_size=world_size)
 
     def all_reduce(
         self,
@@ -188,6 +134,14 @@ class ShmCommunicator:
         )
         return self._track(native, written=output, read=input)
 
+    def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> ShmMessage:
+        """See Communicator.send."""
+        return self._messages.send(tensor, destination, tag=tag)
+
+    def recv(self, tensor: Tensor, source: int | None, *, tag: int = 0) -> ShmMessage:
+        """See Communicator.recv."""
+        return self._messages.recv(tensor, source, tag=tag)
+
     def barrier(self) -> ShmWork:
         """See Communicator.barrier."""
         return self._track(self._native.barrier(False))
@@ -214,10 +168,19 @@ class ShmCommunicator:
             )
         return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(shape)
 
+    def flight_record(self) -> Record:
+        """The last operations of every rank and whom each waits for; see pyparallel.comm.flight."""
+        return flight.record(self._native, rank=self.rank, world_size=self.world_size)
+
+    def abort(self, cause: str) -> None:
+        """See Communicator.abort."""
+        self._native.abort(cause)
+
     def close(self) -> None:
         """See Communicator.close. Tensors from empty() stay valid; calling it twice is harmless."""
         self._native.close()
         self._in_flight.clear()
+        self._messages.clear()
 
     def _combine(
         self,

@@ -10,10 +10,6 @@ namespace {
 
 bool reduces(Kind kind) { return kind == Kind::kAllReduce || kind == Kind::kReduce || kind == Kind::kReduceScatter; }
 
-bool has_root(Kind kind) {
-  return kind == Kind::kBroadcast || kind == Kind::kReduce || kind == Kind::kGather || kind == Kind::kScatter;
-}
-
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
 std::uint64_t sum(const std::vector<std::uint64_t>& sizes) {
@@ -88,6 +84,10 @@ const char* name(Kind kind) {
 
 const char* name(Algorithm algorithm) { return algorithm == Algorithm::kRing ? "ring" : "direct"; }
 
+bool has_root(Kind kind) {
+  return kind == Kind::kBroadcast || kind == Kind::kReduce || kind == Kind::kGather || kind == Kind::kScatter;
+}
+
 void Collective::set_sizes(int world_size, std::vector<std::uint64_t> output, std::vector<std::uint64_t> input) {
   const std::vector<std::uint64_t> equal(static_cast<std::size_t>(world_size), input.empty() ? 0 : input.front());
   if (input == equal && output == equal) {
@@ -137,10 +137,12 @@ Operation as_operation(const Collective& c) {
           kPrivate, 0,      0,       c.factor};
 }
 
+std::string amount(std::uint64_t count) { return count == kUnequal ? "unequal parts" : number(count); }
+
 std::string describe(const Operation& o) {
   std::string text = name(o.kind);
   if (o.kind == Kind::kBarrier) return text + "()";
-  text.append("(").append(o.count == kUnequal ? "unequal parts" : number(o.count)).append(" x ").append(name(o.dtype));
+  text.append("(").append(amount(o.count)).append(" x ").append(name(o.dtype));
   if (o.kind == Kind::kAllToAll && o.count != kUnequal) text.append(" to each rank");
   if (has_root(o.kind)) text.append(", root ").append(number(o.root));
   if (reduces(o.kind)) text.append(", ").append(name(o.reduction));
