@@ -71,7 +71,9 @@ class Movements(Dispatcher):
             "all_gather", parts, outputs, finish, opts, timeout, background=background
         )
 
-    allgather_into_tensor_coalesced = also(all_gather_single_coalesced, "allgather_into_tensor_coalesced")
+    allgather_into_tensor_coalesced = also(
+        all_gather_single_coalesced, "allgather_into_tensor_coalesced"
+    )
 
     @routed
     def allgather(

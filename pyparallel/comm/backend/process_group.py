@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import weakref
 from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from pyparallel._uncaught import UncaughtHook
 from pyparallel.comm.backend.accelerator import nccl_group
 from pyparallel.comm.backend.completer import Completer
 from pyparallel.comm.backend.identity import Identity
@@ -21,6 +21,7 @@ from pyparallel.comm.backend.point_to_point import PointToPoint
 from pyparallel.comm.backend.reductions import Reductions
 from pyparallel.comm.backend.works import CollectiveWork
 from pyparallel.comm.communicator import Communicator
+from pyparallel.comm.split import family
 
 _TorchProcessGroup: Any = dist.ProcessGroup  # torch's picture of it has no methods to override
 
@@ -46,6 +47,8 @@ class PyparallelProcessGroup(Identity, Reductions, Movements, PointToPoint, _Tor
     ) -> None:
         """Takes the communicator over: it is closed with the group.
 
+        The peers are told of an uncaught exception of this process before it ends.
+
         Args:
             communicator: of the group's ranks.
             store: shared by them.
@@ -64,7 +67,8 @@ class PyparallelProcessGroup(Identity, Reductions, Movements, PointToPoint, _Tor
         self._with_results_to_copy: deque[CollectiveWork] = deque()
         self._accelerator: Any = None
         self._splits = 0
-        atexit.register(_shutdown_if_alive, weakref.ref(self))
+        self._hook = UncaughtHook(self._fail)
+        atexit.register(self.shutdown)
 
     def barrier(self, opts: Any = None, timeout: timedelta | None = None) -> Any:
         """Returns when all ranks have called it, on the device of `opts` if it names one."""
@@ -126,6 +130,8 @@ class PyparallelProcessGroup(Identity, Reductions, Movements, PointToPoint, _Tor
 
     def shutdown(self) -> None:
         """Leaves in good order; twice is harmless."""
+        atexit.unregister(self.shutdown)
+        self._hook.remove()
         self._completer.stop()
         self.communicator.close()
         if self._accelerator is not None:
@@ -134,9 +140,13 @@ class PyparallelProcessGroup(Identity, Reductions, Movements, PointToPoint, _Tor
 
     def abort(self) -> None:
         """Ends what is in flight: every rank that waits for this one gets PeerFailedError."""
-        self.communicator.abort("torch.distributed aborted the process group")
+        self._fail("torch.distributed aborted the process group")
         if self._accelerator is not None:
             self._accelerator.abort()
+
+    def _fail(self, cause: str) -> None:
+        for communicator in family(self.communicator):
+            communicator.abort(cause)
 
     def _start_coalescing(self, device: torch.device) -> None:
         if device.type != "cpu":
@@ -151,9 +161,3 @@ class PyparallelProcessGroup(Identity, Reductions, Movements, PointToPoint, _Tor
             return self.device_group(device)._end_coalescing(device)
         works, self._coalesced = self._coalesced or [], None
         return CollectiveWork("coalesced operations", works, [])
-
-
-def _shutdown_if_alive(reference: weakref.ref[PyparallelProcessGroup]) -> None:
-    group = reference()
-    if group is not None:
-        group.shutdown()

@@ -96,7 +96,9 @@ class Reductions(Dispatcher):
             "reduce_scatter", parts, outputs, finish, opts, timeout, background=background
         )
 
-    reduce_scatter_tensor_coalesced = also(reduce_scatter_single_coalesced, "reduce_scatter_tensor_coalesced")
+    reduce_scatter_tensor_coalesced = also(
+        reduce_scatter_single_coalesced, "reduce_scatter_tensor_coalesced"
+    )
 
     @routed
     def reduce_scatter(

@@ -213,6 +213,24 @@ def test_abort_ends_the_others_by_name() -> None:
     assert error.rank == 1
 
 
+def uncaught() -> None:
+    dist.init_process_group("pyparallel")
+    dist.barrier()
+    if dist.get_rank() == 1:
+        try:
+            raise KeyError("a mistake")
+        except KeyError:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # as an interpreter does
+        return
+    dist.barrier()
+
+
+def test_an_uncaught_exception_is_told_to_the_others() -> None:
+    error = errors_of_ranks(2, uncaught)[0]
+    assert isinstance(error, PeerFailedError)
+    assert (error.rank, "KeyError: 'a mistake'" in error.cause) == (1, True)
+
+
 def train_forever(overlap: bool) -> None:
     dist.init_process_group("pyparallel")
     wrapper = nn.parallel.DistributedDataParallel(nn.Linear(300, 300), bucket_cap_mb=0.1)
