@@ -22,8 +22,6 @@ from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_o
 from pyparallel.comm.split import family
 from pyparallel.monitor import SPANS, SpanRing
 
-DEFAULT_TIMEOUT_SECONDS = 600.0
-
 
 @dataclass(frozen=True)
 class Context:
@@ -129,18 +127,6 @@ def context_of(group: dist.ProcessGroup | None) -> Context:
     return _group_contexts[group]
 
 
-def _timeout(timeout_seconds: float | None) -> float:
-    if timeout_seconds is None:
-        given = os.environ.get("PYPARALLEL_TIMEOUT")
-        try:
-            timeout_seconds = DEFAULT_TIMEOUT_SECONDS if given is None else float(given)
-        except ValueError:
-            raise ValueError(f"PYPARALLEL_TIMEOUT is {given!r}, not a number") from None
-    if not timeout_seconds > 0:
-        raise ValueError(f"the timeout must be positive, it is {timeout_seconds}")
-    return timeout_seconds
-
-
 def _device(device: torch.device | str | None, local_rank: int) -> torch.device:
     if device is not None:
         chosen = torch.device(device)
@@ -167,7 +153,7 @@ def _integer(name: str) -> int:
 
 
 def _join_environment(device: torch.device | str | None, timeout_seconds: float | None) -> Context:
-    timeout = _timeout(timeout_seconds)
+    timeout = timeout_of(timeout_seconds)
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         chosen = _device(device, 0)
         return Context(0, 1, 0, chosen, SoloCommunicator(chosen))
@@ -214,7 +200,7 @@ def _join_group(
         communicator = SoloCommunicator(chosen)
     elif chosen.type == "cpu":
         exchange = exchange_over_group(group)
-        communicator = _over_shared_memory(exchange, rank, world_size, _timeout(timeout_seconds))
+        communicator = _over_shared_memory(exchange, rank, world_size, timeout_of(timeout_seconds))
     if communicator is None:
         communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)

@@ -152,6 +152,8 @@ class ShmCommunicator {
     return ranks;
   }
 
+  double timeout_seconds() const { return static_cast<double>(communicator_.timeout_ns()) / 1e9; }
+
   std::string who_waits() { return shm::who_waits(communicator_.control()); }
 
   bool test(Work& work) {
@@ -264,6 +266,7 @@ void register_comm(py::module_& module) {
       .def("set_on_failure", &Self::set_on_failure, py::arg("on_failure"))
       .def("flight_record", &Self::flight_record)
       .def("who_waits", &Self::who_waits)
+      .def_property_readonly("timeout_seconds", &Self::timeout_seconds)
       .def("abort", &Self::abort, py::arg("cause"), py::call_guard<py::gil_scoped_release>())
       .def("close", &Self::close, py::call_guard<py::gil_scoped_release>())
       .def("wait", &Self::wait, py::arg("work"))

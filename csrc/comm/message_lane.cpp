@@ -82,7 +82,8 @@ void MessageLane::wait(shm::Message& message, const std::function<bool()>& inter
                                      who_waits(communicator_.control()));
     });
   }
-  if (--waiters_ == 0) communicator_.flights().wait_for(shm::Lane::kMessages, 0, 0);
+  // A wait that failed stays in the flight record: that is what it is for.
+  if (--waiters_ == 0 && !message.error) communicator_.flights().wait_for(shm::Lane::kMessages, 0, 0);
   if (messenger_.busy()) call_thread();
   lock.unlock();
   if (message.error) std::rethrow_exception(message.error);

@@ -1,6 +1,7 @@
 """Communicators: collectives behind one protocol, over shared memory or torch's process groups."""
 
 from pyparallel.comm.communicator import Algorithm, Communicator, Op, Premultiplied, Reduction, Work
+from pyparallel.comm.of_group import of_group, of_mesh
 from pyparallel.comm.shm import ShmCommunicator
 from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.comm.torch_group import GroupCommunicator
@@ -15,4 +16,6 @@ __all__ = [
     "ShmCommunicator",
     "SoloCommunicator",
     "Work",
+    "of_group",
+    "of_mesh",
 ]

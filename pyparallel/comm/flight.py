@@ -1,4 +1,4 @@
-"""The flight record of a communicator: who did what last, who waits for whom; as a dict and as a file."""
+"""The flight record of a communicator: who did what last and who waits for whom."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def record(native: core.ShmCommunicator, *, rank: int, world_size: int) -> Recor
 
 
 def dump_on_failure(native: core.ShmCommunicator, *, rank: int, world_size: int) -> None:
-    """Lets the first failed wait write the record to the directory PYPARALLEL_FLIGHT_DIR, if set."""
+    """Lets the first failed wait write the record to PYPARALLEL_FLIGHT_DIR, if that is set."""
     directory = os.environ.get(DIRECTORY_VARIABLE)
     if directory:
         native.set_on_failure(_writer(Path(directory), rank, world_size))

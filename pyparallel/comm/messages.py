@@ -113,7 +113,7 @@ class Messages:
     def _check(self, what: str, tensor: Tensor, tag: int) -> int:
         check_moved(what, "cpu", tensor)
         check_tag(what, tag)
-        return _tensors.dtype_code(tensor.dtype, what=f"{what}: the tensor")
+        return _tensors.moved_dtype_code(tensor.dtype, what=f"{what}: the tensor")
 
     def _track(self, native: core.Work, tensor: Tensor, *, received: bool) -> ShmMessage:
         message = ShmMessage(self._native, native, tensor, received=received)

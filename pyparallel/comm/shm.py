@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from math import prod
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -48,6 +49,8 @@ class ShmCommunicator:
         """Wraps a joined native communicator; use pyparallel.init() to get one."""
         self.rank = rank
         self.world_size = world_size
+        self.timeout_seconds = native.timeout_seconds
+        self.parts: WeakSet[ShmCommunicator] = WeakSet()  # that were split from it
         self._native = native
         self._in_flight: deque[ShmWork] = deque()
         self._messages = Messages(native, rank=rank, world_size=world_size)
@@ -167,6 +170,15 @@ class ShmCommunicator:
                 available,
             )
         return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(shape)
+
+    def split(self, color: int | None, key: int = 0) -> ShmCommunicator | SoloCommunicator | None:
+        """See Communicator.split."""
+        from pyparallel.comm.split import split_shared  # which makes communicators of this class
+
+        part = split_shared(self, color, key)
+        if isinstance(part, ShmCommunicator):
+            self.parts.add(part)
+        return part
 
     def flight_record(self) -> Record:
         """The last operations of every rank and whom each waits for; see pyparallel.comm.flight."""

@@ -3,6 +3,7 @@
 #include "comm/message_lane.hpp"
 
 #include <algorithm>
+#include <chrono>
 
 #include "check.hpp"
 #include "comm/progress.hpp"
@@ -180,6 +181,59 @@ void disagreement_is_named_on_both(std::size_t count) {
   });
 }
 
+// Rank 1 fails while the others wait, in both lanes: all of them, and it itself, name it; who died later does not.
+void a_failure_is_told(int world_size) {
+  std::atomic<int> named{0};
+  with_world(world_size, [&](Communicator& c) {
+    MessageLane lane(c);
+    ProgressQueue queue(c);
+    Values small(5), large(100'000);
+    try {
+      if (c.rank() == 1) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(30));
+        c.liveness().fail("layer 7", std::string(2000, 'x'));
+        c.liveness().fail("later", "is not heard");
+      }
+      if (c.rank() == 2)
+        queue.wait(*queue.submit({}, c.world_size() % 2 == 0), {});
+      else
+        lane.wait(*start(lane, c.rank() % 2 == 0, c.rank() == 1 ? 0 : 1, 3, c.rank() % 2 == 0 ? large : small), {});
+    } catch (const PeerFailedError& error) {
+      named += error.rank == 1 && error.operation == "layer 7" && error.cause.size() == sizeof(shm::Failure::cause) - 1;
+    }
+  });
+  CHECK_EQUAL(named.load(), world_size);
+}
+
+// An error that only one rank has, here a file table that lies, ends the wait of the others.
+void an_error_of_one_rank_is_told() {
+  std::atomic<int> told{0};
+  with_world(2, [&](Communicator& c) {
+    MessageLane lane(c);
+    Values values(c.rank() == 0 ? 0 : 100'000);
+    if (c.rank() == 0) {
+      const auto segment = c.segments()->allocate(400'000);
+      auto message = std::make_shared<Message>();
+      message->sending = true;
+      message->peer = 1;
+      message->dtype = DType::kInt32;
+      message->count = 100'000;
+      message->data = segment->data();
+      c.control().rank(0).segments[0].fd = -1;
+      lane.submit(message);
+      try {
+        lane.wait(*message, {});
+      } catch (const PeerFailedError& error) {
+        told += error.rank == 1 && error.cause.find("cannot open the shared memory") != std::string::npos;
+      }
+      c.segments()->release(*segment);
+      return;
+    }
+    CHECK_THROWS(lane.wait(*start(lane, false, 0, 0, values), {}), shm::PeerMemoryError);
+  });
+  CHECK_EQUAL(told.load(), 1);
+}
+
 }  // namespace
 
 int main() {
@@ -190,6 +244,8 @@ int main() {
   many_small_ones_back_and_forth();
   deadlines_and_interrupts_break_the_lane();
   who_left_is_named();
+  for (int world_size : {2, 4, 5}) a_failure_is_told(world_size);
+  an_error_of_one_rank_is_told();
   disagreement_is_named_on_both(10);
   disagreement_is_named_on_both(100'000);
 }
