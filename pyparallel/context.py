@@ -18,6 +18,7 @@ from pyparallel import _uncaught
 from pyparallel._uncaught import UncaughtHook
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
 from pyparallel.comm.backend import PyparallelProcessGroup
+from pyparallel.comm.of_group import timeout_of
 from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
 from pyparallel.comm.split import family
 from pyparallel.monitor import SPANS, SpanRing

@@ -29,6 +29,7 @@ from pyparallel.comm._shm_work import ShmWork
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
 from pyparallel.comm.flight import Record
 from pyparallel.comm.messages import Messages, ShmMessage
+from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.errors import OutOfMemoryError
 
 _KINDS = dict(core.Kind.__members__)

@@ -6,7 +6,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,20 @@ from pyparallel.comm.communicator import Communicator, Work
 from pyparallel.comm.cores import has_free_core
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class Call(NamedTuple):
+    """How an operation is called.
+
+    Attributes:
+        asynchronous: whether the caller goes on before the result is there.
+        seconds: the call's own deadline; 0 if it has none.
+        background: whether it has to make progress while the caller does something else.
+    """
+
+    asynchronous: bool
+    seconds: float
+    background: bool
 
 
 class Dispatcher:
@@ -38,15 +52,17 @@ class Dispatcher:
         """The process group of torch that carries tensors of an accelerator."""
         raise NotImplementedError
 
-    def _background(self, options: Any, timeout: timedelta | None = None) -> bool:
-        """Whether the operation has to make progress while the caller does something else.
+    def _call(self, options: Any, timeout: timedelta | None = None) -> Call:
+        """How the caller wants the operation.
 
         A synchronous one runs in the caller. In a backward pass, where DistributedDataParallel
         starts its reductions, a free core decides, as it does for pyparallel.DataParallel.
         """
-        if not is_async(options):
-            return seconds(options, timeout) > 0
-        return torch._C._current_autograd_node() is None or has_free_core(self._local_ranks)
+        asynchronous, deadline = is_async(options), seconds(options, timeout)
+        if not asynchronous:
+            return Call(False, deadline, deadline > 0)
+        in_backward = torch._C._current_autograd_node() is not None
+        return Call(True, deadline, not in_backward or has_free_core(self._local_ranks))
 
     def _issued(
         self,
@@ -54,14 +70,10 @@ class Dispatcher:
         parts: Sequence[Work],
         outputs: Sequence[Any],
         finish: Finish | None,
-        options: Any,
-        timeout: timedelta | None = None,
-        *,
-        background: bool,
+        call: Call,
     ) -> Any:
         """The work of operations that have been started; a synchronous one is completed here."""
-        deadline = seconds(options, timeout)
-        if not is_async(options) and not deadline:
+        if not call.asynchronous and not call.seconds:
             for part in parts:
                 part.wait()
             if finish is not None:
@@ -74,8 +86,8 @@ class Dispatcher:
             outputs,
             finish,
             completer=self._completer,
-            background=background,
-            seconds=deadline,
+            background=call.background,
+            seconds=call.seconds,
         )
         self._copy_results()
         if finish is not None:
@@ -134,7 +146,7 @@ def routed(method: Method, name: str = "") -> Method:
 
 def also(method: Method, name: str) -> Method:
     """A routed method under another name of torch's, an older one for instance."""
-    return routed(method.__wrapped__, name)  # type: ignore[attr-defined]
+    return cast("Method", routed(method.__wrapped__, name))  # type: ignore[attr-defined]
 
 
 def listed(tensors: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:

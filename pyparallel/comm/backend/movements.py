@@ -34,12 +34,10 @@ class Movements(Dispatcher):
     ) -> Any:
         """Every rank's tensor becomes the root's."""
         tensor = only(tensors, what="broadcast")
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         memory, finish = writable(tensor, what="broadcast")
-        part = self.communicator.broadcast(memory, root(opts), background=background)
-        return self._issued(
-            "broadcast", [part], [tensor], finish, opts, timeout, background=background
-        )
+        part = self.communicator.broadcast(memory, root(opts), background=call.background)
+        return self._issued("broadcast", [part], [tensor], finish, call)
 
     @routed
     def all_gather_single(
@@ -59,17 +57,15 @@ class Movements(Dispatcher):
         timeout: timedelta | None = None,
     ) -> Any:
         """all_gather_single for several pairs."""
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         parts, finishes = [], []
         for output, input in zip(outputs, inputs, strict=True):
             memory, finish = writable(output, what="all_gather")
             source = contiguous(input, what="all_gather")
-            parts.append(self.communicator.all_gather(memory, source, background=background))
+            parts.append(self.communicator.all_gather(memory, source, background=call.background))
             finishes.append(finish)
         finish = in_turn(finishes)
-        return self._issued(
-            "all_gather", parts, outputs, finish, opts, timeout, background=background
-        )
+        return self._issued("all_gather", parts, outputs, finish, call)
 
     allgather_into_tensor_coalesced = also(
         all_gather_single_coalesced, "allgather_into_tensor_coalesced"
@@ -86,11 +82,9 @@ class Movements(Dispatcher):
         """The outputs become the ranks' inputs, which may differ in size."""
         input = only(inputs, what="all_gather")
         of_ranks = outputs if isinstance(inputs, Tensor) else only(outputs, what="all_gather")
-        background = self._background(opts, timeout)
-        parts, finish = self._all_gather(of_ranks, input, background)
-        return self._issued(
-            "all_gather", parts, of_ranks, finish, opts, timeout, background=background
-        )
+        call = self._call(opts, timeout)
+        parts, finish = self._all_gather(of_ranks, input, call.background)
+        return self._issued("all_gather", parts, of_ranks, finish, call)
 
     @routed
     def allgather_coalesced(
@@ -101,18 +95,16 @@ class Movements(Dispatcher):
         timeout: timedelta | None = None,
     ) -> Any:
         """Allgather for several inputs; ``outputs[rank][k]`` becomes that rank's ``inputs[k]``."""
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         parts: list[Work] = []
         finishes: list[Finish | None] = []
         for of_ranks, input in zip(zip(*outputs, strict=True), inputs, strict=True):
-            more, finish = self._all_gather(of_ranks, input, background)
+            more, finish = self._all_gather(of_ranks, input, call.background)
             parts += more
             finishes.append(finish)
         results = [tensor for of_rank in outputs for tensor in of_rank]
         finish = in_turn(finishes)
-        return self._issued(
-            "all_gather", parts, results, finish, opts, timeout, background=background
-        )
+        return self._issued("all_gather", parts, results, finish, call)
 
     @routed
     def gather(
@@ -125,17 +117,15 @@ class Movements(Dispatcher):
         """The root's outputs become the ranks' inputs."""
         input = only(inputs, what="gather")
         source = contiguous(input, what="gather")
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         of_ranks: Sequence[Tensor] = ()
         memory, finish = None, None
         if self.communicator.rank == root(opts):
             of_ranks = outputs if isinstance(inputs, Tensor) else only(outputs, what="gather")
             self._check_one_per_rank("gather", of_ranks, input)
             memory, finish = unpacked(of_ranks, what="gather")
-        part = self.communicator.gather(memory, source, root(opts), background=background)
-        return self._issued(
-            "gather", [part], of_ranks, finish, opts, timeout, background=background
-        )
+        part = self.communicator.gather(memory, source, root(opts), background=call.background)
+        return self._issued("gather", [part], of_ranks, finish, call)
 
     @routed
     def scatter(
@@ -148,16 +138,14 @@ class Movements(Dispatcher):
         """Every rank's output becomes what the root has for it."""
         output = only(outputs, what="scatter")
         memory, finish = writable(output, what="scatter")
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         source = None
         if self.communicator.rank == root(opts):
             for_ranks = inputs if isinstance(outputs, Tensor) else only(inputs, what="scatter")
             self._check_one_per_rank("scatter", for_ranks, output)
             source = packed(for_ranks, what="scatter")
-        part = self.communicator.scatter(memory, source, root(opts), background=background)
-        return self._issued(
-            "scatter", [part], [output], finish, opts, timeout, background=background
-        )
+        part = self.communicator.scatter(memory, source, root(opts), background=call.background)
+        return self._issued("scatter", [part], [output], finish, call)
 
     @routed
     def all_to_all_single(
@@ -172,17 +160,15 @@ class Movements(Dispatcher):
         """Exchanges parts of dimension 0 with every rank; equal ones without sizes."""
         memory, finish = writable(output, what="all_to_all")
         source = contiguous(input, what="all_to_all")
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         part = self.communicator.all_to_all(
             memory,
             source,
             output_sizes=self._elements(output, output_split_sizes),
             input_sizes=self._elements(input, input_split_sizes),
-            background=background,
+            background=call.background,
         )
-        return self._issued(
-            "all_to_all", [part], [output], finish, opts, timeout, background=background
-        )
+        return self._issued("all_to_all", [part], [output], finish, call)
 
     alltoall_base = also(all_to_all_single, "alltoall_base")
 
@@ -196,17 +182,15 @@ class Movements(Dispatcher):
     ) -> Any:
         """Output r becomes what rank r has for this rank; sizes may differ."""
         memory, finish = unpacked(outputs, what="all_to_all")
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         part = self.communicator.all_to_all(
             memory,
             packed(inputs, what="all_to_all"),
             output_sizes=[tensor.numel() for tensor in outputs],
             input_sizes=[tensor.numel() for tensor in inputs],
-            background=background,
+            background=call.background,
         )
-        return self._issued(
-            "all_to_all", [part], outputs, finish, opts, timeout, background=background
-        )
+        return self._issued("all_to_all", [part], outputs, finish, call)
 
     def _all_gather(
         self, of_ranks: Sequence[Tensor], input: Tensor, background: bool

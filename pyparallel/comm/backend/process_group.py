@@ -74,8 +74,8 @@ class PyparallelProcessGroup(Identity, Reductions, Movements, PointToPoint, _Tor
         """Returns when all ranks have called it, on the device of `opts` if it names one."""
         if getattr(opts, "device_ids", None) and opts.device.type != "cpu":
             return self.device_group(opts.device).barrier(opts)
-        parts = [self.communicator.barrier()]
-        return self._issued("barrier", parts, [], None, opts, timeout, background=False)
+        call = self._call(opts, timeout)._replace(background=False)  # as barriers are
+        return self._issued("barrier", [self.communicator.barrier()], [], None, call)
 
     def monitored_barrier(
         self, timeout: timedelta | None = None, wait_all_ranks: bool = False

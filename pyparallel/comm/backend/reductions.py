@@ -34,16 +34,14 @@ class Reductions(Dispatcher):
     ) -> Any:
         """Every tensor becomes the ranks' combination of it."""
         tensors = listed(tensors)
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         parts, finishes = [], []
         for tensor in tensors:
-            part, finish = self._all_reduce(tensor, reduce_op(opts), background)
+            part, finish = self._all_reduce(tensor, reduce_op(opts), call.background)
             parts.append(part)
             finishes.append(finish)
         finish = in_turn(finishes)
-        return self._issued(
-            "all_reduce", parts, tensors, finish, opts, timeout, background=background
-        )
+        return self._issued("all_reduce", parts, tensors, finish, call)
 
     allreduce_coalesced = also(allreduce, "allreduce_coalesced")
 
@@ -57,13 +55,11 @@ class Reductions(Dispatcher):
     ) -> Any:
         """The root's tensor becomes the ranks' combination."""
         tensor = only(tensors, what="reduce")
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         part, finish = self._reduce(
-            tensor, root(opts), reduce_op(op if isinstance(opts, int) else opts), background
+            tensor, root(opts), reduce_op(op if isinstance(opts, int) else opts), call.background
         )
-        return self._issued(
-            "reduce", [part], [tensor], finish, opts, timeout, background=background
-        )
+        return self._issued("reduce", [part], [tensor], finish, call)
 
     @routed
     def reduce_scatter_single(
@@ -83,18 +79,16 @@ class Reductions(Dispatcher):
         timeout: timedelta | None = None,
     ) -> Any:
         """reduce_scatter_single for several pairs."""
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         parts, finishes = [], []
         for output, input in zip(outputs, inputs, strict=True):
             memory, finish = writable(output, what="reduce_scatter")
             source = contiguous(input, what="reduce_scatter")
-            part, combine = self._reduce_scatter(memory, source, reduce_op(opts), background)
+            part, combine = self._reduce_scatter(memory, source, reduce_op(opts), call.background)
             parts.append(part)
             finishes += [combine, finish]
         finish = in_turn(finishes)
-        return self._issued(
-            "reduce_scatter", parts, outputs, finish, opts, timeout, background=background
-        )
+        return self._issued("reduce_scatter", parts, outputs, finish, call)
 
     reduce_scatter_tensor_coalesced = also(
         reduce_scatter_single_coalesced, "reduce_scatter_tensor_coalesced"
@@ -112,19 +106,17 @@ class Reductions(Dispatcher):
         output = only(outputs, what="reduce_scatter")
         for_ranks = inputs if isinstance(outputs, Tensor) else only(inputs, what="reduce_scatter")
         self._check_one_per_rank("reduce_scatter", for_ranks)
-        background = self._background(opts, timeout)
+        call = self._call(opts, timeout)
         op = reduce_op(opts)
         if len({tensor.numel() for tensor in for_ranks}) == 1:
             memory, finish = writable(output, what="reduce_scatter")
             source = packed(for_ranks, what="reduce_scatter")
-            part, combine = self._reduce_scatter(memory, source, op, background)
+            part, combine = self._reduce_scatter(memory, source, op, call.background)
             parts, finishes = [part], [combine, finish]
         else:
-            parts, finishes = self._uneven_reduce_scatter(output, for_ranks, op, background)
+            parts, finishes = self._uneven_reduce_scatter(output, for_ranks, op, call.background)
         finish = in_turn(finishes)
-        return self._issued(
-            "reduce_scatter", parts, [output], finish, opts, timeout, background=background
-        )
+        return self._issued("reduce_scatter", parts, [output], finish, call)
 
     def _all_reduce(self, tensor: Tensor, op: Any, background: bool) -> tuple[Work, Finish | None]:
         memory, finish = writable(tensor, what="all_reduce")

@@ -198,6 +198,27 @@ def test_a_wait_with_a_deadline_leaves_the_operation_in_flight() -> None:
     run_ranks(2, own_deadline)
 
 
+def polled() -> None:
+    operations = [
+        lambda: dist.barrier(async_op=True),
+        lambda: dist.all_reduce(torch.ones(200_000), async_op=True),
+        lambda: dist.all_gather(
+            [torch.empty(50_000) for _ in range(2)], torch.ones(50_000), async_op=True
+        ),
+    ]
+    for operation in operations:
+        work = operation()
+        deadline = time.monotonic() + 30
+        while not work.is_completed():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert work.is_success()
+
+
+def test_asking_is_enough_to_be_completed() -> None:
+    run_torch_job(2, polled)
+
+
 def aborted() -> None:
     dist.init_process_group("pyparallel")
     group: Any = dist.group.WORLD
