@@ -73,6 +73,7 @@ class Context:
         The communicator of a "pyparallel" process group stays: the group closes it.
         """
         global _default
+        atexit.unregister(self.close)  # or it would keep what is closed
         self._hook.remove()
         if self._lender is None:
             self.communicator.close()

@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "comm/message_lane.hpp"
@@ -276,7 +278,7 @@ void register_comm(py::module_& module) {
               int root, Reduction reduction, double factor, bool ring, bool background) {
              shm::Collective c = collective(kind, output, input, count, dtype, root);
              c.reduction = reduction;
-             c.factor = factor;
+             c.factor = std::isnan(factor) ? std::numeric_limits<double>::quiet_NaN() : factor;
              c.algorithm = ring ? shm::Algorithm::kRing : shm::Algorithm::kDirect;
              return self.submit(c, background);
            })

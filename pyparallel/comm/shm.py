@@ -206,9 +206,10 @@ class ShmCommunicator:
         root: int,
         background: bool,
     ) -> ShmWork:
-        dtype = check_operands(what, "cpu", output, input)
+        dtype = check_operands(what, "cpu", *((input,) if output is input else (output, input)))
         check_reduction(what, op, input)
-        check_algorithm(what, algorithm, *algorithms_of("cpu"))
+        if algorithm != "auto":
+            check_algorithm(what, algorithm, *algorithms_of("cpu"))
         name, factor = ("premultiplied", op.factor) if isinstance(op, Premultiplied) else (op, 1.0)
         native = self._native.combine(
             _KINDS[what],
@@ -234,7 +235,10 @@ class ShmCommunicator:
         root: int,
         background: bool,
     ) -> ShmWork:
-        check_moved(what, "cpu", *(tensor for tensor in (output, input) if tensor is not None))
+        if output is None or input is None or output is input:
+            check_moved(what, "cpu", part)
+        else:
+            check_moved(what, "cpu", output, input)
         native = self._native.move(
             _KINDS[what],
             0 if output is None else output.data_ptr(),

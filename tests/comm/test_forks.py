@@ -120,7 +120,7 @@ def child_communicates() -> None:
     ]
     for call in calls:
         message = in_child(call)
-        assert "ValueError" in message or message == "worked" and early.is_completed(), message
+        assert "ValueError" in message or (message == "worked" and early.is_completed()), message
         assert "forked child" in message or message == "worked"
     assert in_child(c.close) == "worked"  # closes nothing
     early.wait()

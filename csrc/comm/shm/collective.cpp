@@ -164,13 +164,15 @@ bool same(const Operation& a, const Operation& b) {
 void check_same_operation(ControlBlock& control, std::uint32_t sequence, int rank) {
   const int world_size = static_cast<int>(control.world_size);
   const auto operation = [&](int r) -> const Operation& { return control.rank(r).operations[sequence & 1]; };
-  const std::string where = "ranks disagree in operation #" + number(sequence) + ": rank ";
+  const auto disagree = [&](const std::string& how) {
+    throw CollectiveMismatchError("ranks disagree in operation #" + number(sequence) + ": rank " + how);
+  };
   bool unequal = false;
   for (int r = 0; r < world_size; ++r) {
     unequal = unequal || (operation(r).kind == Kind::kAllToAll && operation(r).count == kUnequal);
     if (same(operation(rank), operation(r))) continue;
-    throw CollectiveMismatchError(where + std::to_string(rank) + " called " + describe(operation(rank)) + ", rank " +
-                                  std::to_string(r) + " called " + describe(operation(r)));
+    disagree(std::to_string(rank) + " called " + describe(operation(rank)) + ", rank " + std::to_string(r) +
+             " called " + describe(operation(r)));
   }
   if (!unequal) return;
   for (int from = 0; from < world_size; ++from)
@@ -178,10 +180,9 @@ void check_same_operation(ControlBlock& control, std::uint32_t sequence, int ran
       const std::uint64_t sent = control.input_size(from, sequence, to);
       const std::uint64_t expected = control.output_size(to, sequence, from);
       if (sent == expected) continue;
-      const char* const dtype = name(operation(rank).dtype);
-      throw CollectiveMismatchError(where + std::to_string(from) + " sends " + number(sent) + " x " + dtype +
-                                    " to rank " + std::to_string(to) + " in all_to_all, which expects " +
-                                    number(expected) + " x " + dtype + " from it");
+      const std::string dtype = std::string(" x ") + name(operation(rank).dtype);
+      disagree(std::to_string(from) + " sends " + number(sent) + dtype + " to rank " + std::to_string(to) +
+               " in all_to_all, which expects " + number(expected) + dtype + " from it");
     }
 }
 

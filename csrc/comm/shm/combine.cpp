@@ -17,7 +17,6 @@ constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
-constexpr int kVectors = 4;  // accumulators at a time
 
 // Vectors as GCC and Clang define them: operators and comparisons by element. A mask chooses with `?:`.
 template <typename A>
@@ -51,10 +50,11 @@ struct Storage<BFloat16> {
     return {reinterpret_cast<Floats>(stored << 16), reinterpret_cast<Floats>(stored & 0xffff0000u)};
   }
   static Stored narrow(Value value) { return (rounded(value.low) >> 16) | (rounded(value.high) & 0xffff0000u); }
-  // To nearest even in the upper half; a NaN stays one.
+  // To nearest even in the upper half. A NaN stays one: it came from 16 bits, from arithmetic or from a plain factor,
+  // so its lower half is zero and carries nothing.
   static Words rounded(Floats value) {
     const Words bits = reinterpret_cast<Words>(value);
-    return value != value ? bits | 0x00400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+    return bits + 0x7fffu + ((bits >> 16) & 1u);
   }
 };
 
@@ -122,8 +122,8 @@ Pair apply(Pair a, Pair b) {
   return {Operation::apply(a.low, b.low), Operation::apply(a.high, b.high)};
 }
 
-// Loops over the buffers of one dtype with one operation.
-template <typename T, typename Operation>
+// Loops over the buffers of one dtype with one operation. Scaled: source s is multiplied by factors[s] first.
+template <typename T, typename Operation, bool kScaled = false>
 class Loop {
  public:
   using A = typename Storage<T>::Accumulator;
@@ -136,12 +136,13 @@ class Loop {
        const Combination& combination)
       : targets_(targets),
         sources_(sources),
-        factors_(combination.reduction == Reduction::kPremultiplied ? combination.factors : nullptr),
+        factors_(combination.factors),
         target_count_(target_count),
         source_count_(source_count),
         divisor_(combination.reduction == Reduction::kMean ? combination.divisor : 1) {}
 
   void run(std::int64_t count) const {
+    constexpr int kVectors = 4 * sizeof(Vector<A>) / sizeof(Value);  // four accumulators at a time
     std::int64_t i = 0;
     for (; i + kVectors * kLanes <= count; i += kVectors * kLanes) step<kVectors>(i, kLanes);
     for (; i + kLanes <= count; i += kLanes) step<1>(i, kLanes);
@@ -151,7 +152,7 @@ class Loop {
  private:
   // `kCount` vectors from element `begin`; fewer than kLanes lanes only at the end of the buffers.
   template <int kCount>
-  void step(std::int64_t begin, std::int64_t lanes) const {
+  [[gnu::always_inline]] void step(std::int64_t begin, std::int64_t lanes) const {
     Value sum[kCount];
     for (int k = 0; k < kCount; ++k) sum[k] = load(0, begin + k * kLanes, lanes);
     for (int s = 1; s < source_count_; ++s)
@@ -163,20 +164,20 @@ class Loop {
       for (int k = 0; k < kCount; ++k) store(sum[k], t, begin + k * kLanes, lanes);
   }
 
-  Value load(int s, std::int64_t at, std::int64_t lanes) const {
+  [[gnu::always_inline]] Value load(int s, std::int64_t at, std::int64_t lanes) const {
     Stored stored{};
     const char* const source = sources_[s] + at * static_cast<std::int64_t>(sizeof(T));
     if (lanes == kLanes)
       __builtin_memcpy(&stored, source, sizeof stored);
     else
       __builtin_memcpy(&stored, source, static_cast<std::size_t>(lanes) * sizeof(T));
-    const Value value = Storage<T>::widen(stored);
-    if constexpr (kFloating)
-      if (factors_ != nullptr) return value * static_cast<A>(factors_[s]);
-    return value;
+    if constexpr (kScaled)
+      return Storage<T>::widen(stored) * static_cast<A>(factors_[s]);
+    else
+      return Storage<T>::widen(stored);
   }
 
-  void store(Value value, int t, std::int64_t at, std::int64_t lanes) const {
+  [[gnu::always_inline]] void store(Value value, int t, std::int64_t at, std::int64_t lanes) const {
     const Stored stored = Storage<T>::narrow(value);
     char* const target = targets_[t] + at * static_cast<std::int64_t>(sizeof(T));
     if (lanes == kLanes)
@@ -195,18 +196,19 @@ class Loop {
 template <typename Ordered, typename Wrapping = Ordered>
 void combine_typed(char* const* targets, int target_count, const char* const* sources, int source_count,
                    std::int64_t count, const Combination& combination) {
-  const auto run = [&]<typename T, typename Operation>(T*, Operation) {
-    Loop<T, Operation>(targets, target_count, sources, source_count, combination).run(count);
-  };
+  const auto run = [&]<typename L>(L*) { L(targets, target_count, sources, source_count, combination).run(count); };
   switch (combination.reduction) {
     case Reduction::kMax:
-      return run(static_cast<Ordered*>(nullptr), Larger{});
+      return run(static_cast<Loop<Ordered, Larger>*>(nullptr));
     case Reduction::kMin:
-      return run(static_cast<Ordered*>(nullptr), Smaller{});
+      return run(static_cast<Loop<Ordered, Smaller>*>(nullptr));
     case Reduction::kProduct:
-      return run(static_cast<Wrapping*>(nullptr), Multiply{});
+      return run(static_cast<Loop<Wrapping, Multiply>*>(nullptr));
+    case Reduction::kPremultiplied:
+      if constexpr (Loop<Wrapping, Add>::kFloating) run(static_cast<Loop<Wrapping, Add, true>*>(nullptr));
+      return;
     default:
-      return run(static_cast<Wrapping*>(nullptr), Add{});
+      return run(static_cast<Loop<Wrapping, Add>*>(nullptr));
   }
 }
 

@@ -17,7 +17,7 @@ bool is_combined(DType dtype, Reduction reduction);
 struct Combination {
   Reduction reduction = Reduction::kSum;
   int divisor = 1;                  // kMean: the sum times 1 / divisor
-  const double* factors = nullptr;  // kPremultiplied: one per source, which is multiplied by it first
+  const double* factors = nullptr;  // kPremultiplied: one per source, multiplied first; a NaN has no payload
 };
 
 // Every target[t][i] = sources[0][i] op sources[1][i] op ..., in that order, for `count` elements. A target may be one

@@ -73,8 +73,6 @@ std::string Communicator::describe(const Collective& c) const {
   return shm::describe(as_operation(c)) + " #" + std::to_string(sequence_);
 }
 
-std::string Communicator::describe_current() const { return current_ ? describe(*current_) : "init()"; }
-
 std::uint64_t Communicator::slot_header(std::uint64_t count) const {
   return count == kUnequal ? 2 * sizeof(std::uint64_t) * static_cast<std::uint64_t>(world_size_) : 0;
 }

@@ -197,7 +197,9 @@ void a_failure_is_told(int world_size) {
       if (c.rank() == 2)
         queue.wait(*queue.submit({}, c.world_size() % 2 == 0), {});
       else
-        lane.wait(*start(lane, c.rank() % 2 == 0, c.rank() == 1 ? 0 : 1, 3, c.rank() % 2 == 0 ? large : small), {});
+        lane.wait(*start(lane, c.rank() % 2 == 0, c.rank() == 1 ? 0 : 1, static_cast<std::uint32_t>(c.rank()),
+                         c.rank() % 2 == 0 ? large : small),
+                  {});
     } catch (const PeerFailedError& error) {
       named += error.rank == 1 && error.operation == "layer 7" && error.cause.size() == sizeof(shm::Failure::cause) - 1;
     }
