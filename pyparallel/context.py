@@ -18,6 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from pyparallel import _uncaught
 from pyparallel._uncaught import UncaughtHook
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
+from pyparallel.comm.backend import PyparallelProcessGroup
 from pyparallel.comm.of_group import timeout_of
 from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
 from pyparallel.comm.split import family
@@ -46,6 +47,7 @@ class Context:
     device: torch.device
     communicator: Communicator
     spans: SpanRing = field(default=SPANS, repr=False)
+    _lender: dist.ProcessGroup | None = field(default=None, repr=False)
     _hook: UncaughtHook = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -68,11 +70,15 @@ class Context:
             communicator.abort(cause)
 
     def close(self) -> None:
-        """Leaves the job in good order. Called at exit; calling it twice is harmless."""
+        """Leaves the job in good order. Called at exit; calling it twice is harmless.
+
+        The communicator of a "pyparallel" process group stays: the group closes it.
+        """
         global _default
         atexit.unregister(self.close)  # or it would keep what is closed
         self._hook.remove()
-        self.communicator.close()
+        if self._lender is None:
+            self.communicator.close()
         if _default is self:
             _default = None
 
@@ -98,7 +104,8 @@ def init(
         CollectiveTimeoutError: a rank did not come.
     """
     global _default
-    if _default is None:
+    lender = None if _default is None else _default._lender
+    if _default is None or (lender is not None and lender is not dist.group.WORLD):
         if dist.is_available() and dist.is_initialized():
             _default = _join_group(dist.group.WORLD, device, timeout_seconds)
         else:
@@ -190,6 +197,9 @@ def _join_group(
         device = "cpu"
     chosen = _device(device, local_rank)
     communicator: Communicator | None = None
+    if isinstance(group, PyparallelProcessGroup) and chosen.type == "cpu":
+        communicator = group.communicator
+        return Context(rank, world_size, local_rank, chosen, communicator, _lender=group)
     if world_size == 1:
         communicator = SoloCommunicator(chosen)
     elif chosen.type == "cpu":

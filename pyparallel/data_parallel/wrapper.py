@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pyparallel._tensors import check_memory
+from pyparallel.comm.cores import has_free_core
 from pyparallel.context import context_of
 from pyparallel.data_parallel.buckets import GradientBuckets
 from pyparallel.data_parallel.verify import broadcast_tensors, signature, verify_signatures
@@ -102,7 +102,9 @@ class DataParallel(nn.Module):
             communicator,
             bucket_bytes=int(bucket_cap_mb * _MIB),
             first_bucket_bytes=min(FIRST_BUCKET_BYTES, int(bucket_cap_mb * _MIB)),
-            background=_has_free_core(self._device) if overlap == "auto" else overlap,
+            background=overlap
+            if overlap != "auto"
+            else self._device.type == "cuda" or has_free_core(),
         )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -174,14 +176,6 @@ def _one_device(
                 f"device_ids or output_device says {device}, the module is on {first.device}"
             )
     return first.device
-
-
-def _has_free_core(device: torch.device) -> bool:
-    """Whether a progress thread would find a core that no rank of this host computes on."""
-    if device.type == "cuda":
-        return True
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    return len(os.sched_getaffinity(0)) > ranks * torch.get_num_threads()
 
 
 def _accept_both_prefixes(
