@@ -1,7 +1,8 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 DTYPES: dict[str, int]
+MOVED_DTYPES: dict[str, int]
 
 def features() -> dict[str, Any]: ...
 def available_memory() -> int: ...
@@ -239,6 +240,8 @@ class Work:
     @property
     def failed(self) -> bool: ...
     @property
+    def source(self) -> int: ...
+    @property
     def submitted_ns(self) -> int: ...
     @property
     def started_ns(self) -> int: ...
@@ -258,11 +261,23 @@ class Segment:
 class SharedBuffer:
     def __buffer__(self, flags: int) -> memoryview: ...
 
+class Kind:
+    all_reduce: ClassVar[Kind]
+    reduce: ClassVar[Kind]
+    reduce_scatter: ClassVar[Kind]
+    all_gather: ClassVar[Kind]
+    broadcast: ClassVar[Kind]
+    gather: ClassVar[Kind]
+    scatter: ClassVar[Kind]
+    __members__: ClassVar[dict[str, Kind]]
+
 class Reduction:
     sum: ClassVar[Reduction]
     mean: ClassVar[Reduction]
     max: ClassVar[Reduction]
     min: ClassVar[Reduction]
+    product: ClassVar[Reduction]
+    premultiplied: ClassVar[Reduction]
     __members__: ClassVar[dict[str, Reduction]]
 
 class ShmCommunicator:
@@ -275,23 +290,48 @@ class ShmCommunicator:
     def close(self) -> None: ...
     def wait(self, work: Work) -> None: ...
     def allocate(self, num_bytes: int) -> SharedBuffer: ...
-    def all_reduce(
-        self, tensor: int, count: int, dtype: int, reduction: Reduction, background: bool, /
-    ) -> Work: ...
-    def broadcast(
-        self, tensor: int, count: int, dtype: int, root: int, background: bool, /
-    ) -> Work: ...
-    def all_gather(
-        self, output: int, input: int, count: int, dtype: int, background: bool, /
-    ) -> Work: ...
-    def reduce_scatter(
+    def combine(
         self,
+        kind: Kind,
         output: int,
         input: int,
         count: int,
         dtype: int,
+        root: int,
         reduction: Reduction,
+        factor: float,
+        ring: bool,
         background: bool,
         /,
     ) -> Work: ...
+    def move(
+        self,
+        kind: Kind,
+        output: int,
+        input: int,
+        count: int,
+        dtype: int,
+        root: int,
+        background: bool,
+        /,
+    ) -> Work: ...
+    def all_to_all(
+        self,
+        output: int,
+        input: int,
+        output_sizes: list[int],
+        input_sizes: list[int],
+        dtype: int,
+        background: bool,
+        /,
+    ) -> Work: ...
+    def test(self, work: Work) -> bool: ...
+    def abort(self, cause: str) -> None: ...
+    def set_on_failure(
+        self, on_failure: Callable[[str, list[dict[str, Any]], str], object] | None
+    ) -> None: ...
+    def flight_record(self) -> list[dict[str, Any]]: ...
+    def who_waits(self) -> str: ...
+    def send(self, tensor: int, count: int, dtype: int, destination: int, tag: int, /) -> Work: ...
+    def recv(self, tensor: int, count: int, dtype: int, source: int, tag: int, /) -> Work: ...
     def barrier(self, background: bool, /) -> Work: ...

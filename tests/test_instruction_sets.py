@@ -50,7 +50,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for index, param in enumerate(params):
             for key, value in optimizer.state[param].items():
                 result[f"adam {dtype} {master} {index} {key}"] = value
-for dtype in (*floats, torch.int32, torch.int64, torch.uint8):
+for dtype in (*floats, torch.int32, torch.int64, torch.uint8, torch.int8, torch.int16):
     sources = [torch.randn(20_011).mul_(100).to(dtype) for _ in range(3)]
     for name, op in core.Accumulation.__members__.items():
         multiply = dtype.is_floating_point
