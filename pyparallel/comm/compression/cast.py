@@ -13,6 +13,7 @@ from pyparallel.comm.communicator import Communicator
 from pyparallel.comm.compression.compressor import Compressor, Scheme
 from pyparallel.comm.compression.staged import Stages
 from pyparallel.comm.compression.state import BucketState, Slot
+from pyparallel.comm.torch_group import GroupCommunicator
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,18 @@ class BF16:
 
 
 class CastState(BucketState):
-    """The bucket as it travels."""
+    """The bucket as it travels, in equal parts for the ranks.
 
-    def __init__(self, slots: Sequence[Slot], wire: Tensor) -> None:
-        """With a buffer as long as the bucket."""
+    Attributes:
+        wire: the 16-bit floats.
+        received: the ranks' own parts, where this rank adds up one part of the bucket.
+    """
+
+    def __init__(self, slots: Sequence[Slot], wire: Tensor, received: Tensor | None) -> None:
+        """Takes the buffers."""
         super().__init__(slots)
         self.wire = wire
+        self.received = received
 
 
 class CastCompressor(Compressor[CastState]):
@@ -66,13 +73,31 @@ class CastCompressor(Compressor[CastState]):
         """See Compressor; `dtype` is the wire's."""
         super().__init__(scheme, communicator, names)
         self._dtype = dtype
+        # Where sums of 16-bit floats would travel as float32, every rank adds up a part by itself.
+        self._exchanges = (
+            isinstance(communicator, GroupCommunicator) and communicator.device.type != "cuda"
+        )
 
     def _new_state(self, flat: Tensor, slots: Sequence[Slot]) -> CastState | None:
         if flat.dtype.itemsize <= self._dtype.itemsize:
             return None
-        return CastState(slots, self._communicator.empty(flat.numel(), dtype=self._dtype))
+        communicator = self._communicator
+        if not self._exchanges:
+            return CastState(slots, communicator.empty(flat.numel(), dtype=self._dtype), None)
+        world_size = communicator.world_size
+        shape = (world_size, -(-flat.numel() // world_size))
+        wire, received = (communicator.empty(*shape, dtype=self._dtype) for _ in range(2))
+        return CastState(slots, wire, received)
 
     def _stages(self, flat: Tensor, state: CastState, background: bool) -> Stages:
-        _tensors.pack([flat], state.wire, [0])
-        yield self._communicator.all_reduce(state.wire, "mean", background=background)
-        _tensors.unpack(state.wire, [0], [flat])
+        communicator = self._communicator
+        wire = state.wire.view(-1)
+        _tensors.pack([flat], wire, [0])
+        if state.received is None:
+            yield communicator.all_reduce(wire, "mean", background=background)
+        else:
+            yield communicator.all_to_all(state.received, state.wire, background=background)
+            mean = state.received.sum(0, dtype=torch.float32).div_(communicator.world_size)
+            own = mean.to(self._dtype)
+            yield communicator.all_gather(state.wire, own, background=background)
+        _tensors.unpack(wire, [0], [flat])
