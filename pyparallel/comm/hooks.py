@@ -14,8 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import DistributedDataParallel
 
 from pyparallel.comm.communicator import Work
@@ -96,7 +96,7 @@ class State:
         else:
             self._compressor.load_state_dict(state_dict)
 
-    def reduce(self, bucket: dist.GradBucket, default: Scheme) -> TensorFuture:
+    def reduce(self, bucket: GradBucket, default: Scheme) -> TensorFuture:
         """The future of the bucket's mean over all ranks."""
         if bucket.index() == 0:
             self._complete()  # of a backward that raised before its end
@@ -120,7 +120,7 @@ class State:
         for begun in waiting:
             begun.set_result(None)
 
-    def _slots_of(self, bucket: dist.GradBucket) -> tuple[Slot, ...]:
+    def _slots_of(self, bucket: GradBucket) -> tuple[Slot, ...]:
         params, gradients = bucket.parameters(), bucket.gradients()
         key = tuple(map(id, params))
         if key not in self._slots:
@@ -131,27 +131,27 @@ class State:
         return self._slots[key]
 
 
-def fp16(state: State, bucket: dist.GradBucket) -> TensorFuture:
+def fp16(state: State, bucket: GradBucket) -> TensorFuture:
     """Gradients travel as float16. See pyparallel.comm.compression.FP16."""
     return state.reduce(bucket, FP16())
 
 
-def bf16(state: State, bucket: dist.GradBucket) -> TensorFuture:
+def bf16(state: State, bucket: GradBucket) -> TensorFuture:
     """Gradients travel as bfloat16. See pyparallel.comm.compression.BF16."""
     return state.reduce(bucket, BF16())
 
 
-def int8(state: State, bucket: dist.GradBucket) -> TensorFuture:
+def int8(state: State, bucket: GradBucket) -> TensorFuture:
     """Gradients travel as 8-bit integers. See pyparallel.comm.compression.Int8."""
     return state.reduce(bucket, Int8())
 
 
-def top_k(state: State, bucket: dist.GradBucket) -> TensorFuture:
+def top_k(state: State, bucket: GradBucket) -> TensorFuture:
     """The largest elements travel. See pyparallel.comm.compression.TopK."""
     return state.reduce(bucket, TopK())
 
 
-def power_sgd(state: State, bucket: dist.GradBucket) -> TensorFuture:
+def power_sgd(state: State, bucket: GradBucket) -> TensorFuture:
     """Low-rank factors travel. See pyparallel.comm.compression.PowerSGD."""
     return state.reduce(bucket, PowerSGD())
 

@@ -118,8 +118,8 @@ class DataParallel(nn.Module):
     def compressor(self) -> Compressor[Any] | None:
         """What compresses the gradients, or None.
 
-        Its ``state_dict()`` holds what this rank has not sent yet, which differs between ranks; with
-        it in every rank's checkpoint a resumed run goes on exactly.
+        Its ``state_dict()`` holds what this rank has not sent yet, which differs between ranks:
+        with it in the checkpoint of every rank a resumed run goes on exactly.
         """
         return self._buckets.compressor
 

@@ -171,6 +171,28 @@ def test_unused_parameters_count_as_zero_or_stay_none() -> None:
     assert run_ranks(2, unused) == [[[2.5] * 4, [0.5] * 4, None]] * 2
 
 
+def unused_while_something_is_owed() -> tuple[object, float]:
+    """What was dropped of a parameter arrives in a step that does not use it."""
+    pyparallel.init()
+    model = DataParallel(TwoBranches(), find_unused_parameters=True, compression=TopK(1 / 60))
+    with torch.no_grad():
+        for param in model.parameters():
+            param.fill_(1)
+    sums = [torch.zeros(4, 4), torch.zeros(4, 4)]
+    for step in range(40):
+        model.zero_grad()
+        model(torch.ones(1, 4), "left right" if step == 0 else "left").backward()
+        for total, branch in zip(sums, (model.module.right, model.module.never), strict=True):
+            total += 0 if branch.weight.grad is None else branch.weight.grad
+    assert model.compressor is not None
+    owed = model.compressor.state_dict()["tensors"]["error"]["right.weight"]
+    return model.module.never.weight.grad, float((sums[0].flatten() + owed).min())
+
+
+def test_what_is_owed_to_an_unused_parameter_is_not_forgotten() -> None:
+    assert run_ranks(2, unused_while_something_is_owed) == [(None, 5.0)] * 2
+
+
 def again_after_an_error(seed: int) -> None:
     """A backward that raised leaves works of several stages behind."""
     pyparallel.init()

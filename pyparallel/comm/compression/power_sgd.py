@@ -151,6 +151,18 @@ class PowerSGDCompressor(Compressor[PowerSGDState]):
         """See Compressor."""
         super().__init__(scheme, communicator, names)
 
+    def prepare(
+        self, flat: Tensor, *, bucket: int = 0, slots: Sequence[Slot] = ()
+    ) -> PowerSGDState | None:
+        """See Compressor.prepare.
+
+        Raises:
+            ValueError: no slots: they say where the matrices are.
+        """
+        if not slots:
+            raise ValueError(f"PowerSGD: bucket {bucket} came without the slots of its matrices")
+        return super().prepare(flat, bucket=bucket, slots=slots)
+
     def _compresses(self, step: int) -> bool:
         return step >= self.scheme.start_step
 

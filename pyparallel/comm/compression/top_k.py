@@ -82,9 +82,9 @@ class TopKCompressor(Compressor[TopKState]):
         error.add_(flat)
         chosen = torch.topk(error.abs(), count, sorted=False).indices
         values, indices = _parts(state.message, count)
-        values.copy_(error[chosen])
+        torch.index_select(error, 0, chosen, out=values)
         indices.copy_(chosen)
-        error[chosen] = 0
+        error.index_fill_(0, chosen, 0)
         error.nan_to_num_(0, 0, 0)  # more of them than places: enough have been sent
         yield self._communicator.all_gather(state.messages, state.message, background=background)
         total = flat if flat.dtype == torch.float32 else torch.zeros_like(flat, dtype=torch.float32)
