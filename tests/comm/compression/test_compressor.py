@@ -109,10 +109,13 @@ def one_bad_value(
     compressor = scheme.over(communicator)
     results = []
     for step in range(4):
+        before = errors(compressor)
         flats = fill(buckets, seed=seed, rank=communicator.rank, step=step)
+        kept = {name: error.clone() for name, error in before.items()}
         if step == 1 and communicator.rank == 1:
             flats[0][1:1200:5] = value  # more than TopK takes
         reduce_all(compressor, flats, buckets)
+        assert all(torch.equal(before[name], kept[name]) for name in kept)  # a snapshot
         assert all(bool(e.isfinite().all()) for e in errors(compressor).values())
         assert float(flats[0][1207:1216].abs().max()) == 0  # the gap
         results.append(by_name(flats, buckets))
