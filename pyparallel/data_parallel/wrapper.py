@@ -100,7 +100,7 @@ class DataParallel(nn.Module):
         self, bucket_cap_mb: float, overlap: bool | Literal["auto"], scheme: Scheme | None
     ) -> None:
         communicator = self._context.communicator
-        own = [*signature(self.module), ["compression", str(scheme)]]
+        own = [["compression", str(scheme)], *signature(self.module)]
         verify_signatures(own, communicator, self._device)
         if communicator.world_size > 1:
             broadcast_tensors([*self.module.parameters(), *self.module.buffers()], communicator)
