@@ -69,10 +69,7 @@ inline std::int64_t chunk_for_blocks(std::int64_t total, std::int64_t blocks) {
 // Several waves of blocks on `device`, so that the last wave costs little, while a block still has enough to do to hide
 // its start. Never more than 64 Ki elements, hence a grid below 2^31 blocks for any list that fits in memory.
 inline std::int64_t chunk_for_device(std::int64_t total, int device) {
-  int multiprocessors = 0;
-  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
-  return std::min<std::int64_t>(32 * kChunkUnit, chunk_for_blocks(total, std::int64_t{64} * multiprocessors));
+  return std::min<std::int64_t>(32 * kChunkUnit, chunk_for_blocks(total, blocks_for_device(device)));
 }
 
 // Calls run(table, blocks) once per full table and once for the rest, in the order of the list. Empty tensors take no

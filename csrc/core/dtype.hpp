@@ -59,6 +59,10 @@ PP_HOST_DEVICE constexpr std::size_t item_size(DType dtype) {
   }
 }
 
+constexpr bool is_floating(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+}
+
 // As torch calls it.
 constexpr const char* name(DType dtype) {
   constexpr const char* kNames[kMovedDTypeCount] = {"float32",        "float64",

@@ -98,8 +98,6 @@ class State:
 
     def reduce(self, bucket: GradBucket, default: Scheme) -> TensorFuture:
         """The future of the bucket's mean over all ranks."""
-        if bucket.index() == 0:
-            self._complete()  # of a backward that raised before its end
         flat = bucket.buffer()
         work = self.compressor(default).all_reduce(
             flat, bucket=bucket.index(), slots=self._slots_of(bucket)
@@ -112,13 +110,10 @@ class State:
         result = begun.then(partial(_finish, work, flat))
         self._waiting.append(begun)
         if bucket.is_last():
-            self._complete()
+            waiting, self._waiting = self._waiting, []
+            for begun in waiting:
+                begun.set_result(None)
         return result
-
-    def _complete(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for begun in waiting:
-            begun.set_result(None)
 
     def _slots_of(self, bucket: GradBucket) -> tuple[Slot, ...]:
         params, gradients = bucket.parameters(), bucket.gradients()

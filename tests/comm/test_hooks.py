@@ -119,6 +119,36 @@ def test_a_resumed_run_goes_on(seed: int, name: str) -> None:
     run_ranks(2, resumed, seed, name)
 
 
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(200, 200) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, use: str) -> torch.Tensor:
+        for name in use:
+            x = getattr(self, name)(x)
+        return x.square().mean()
+
+
+def with_unused_parameters(seed: int) -> None:
+    dist.init_process_group("gloo")
+    torch.manual_seed(seed)
+    model = DistributedDataParallel(Branches(), bucket_cap_mb=0.1, find_unused_parameters=True)
+    model.register_comm_hook(hooks.State(model), hooks.int8)
+    for step in range(6):
+        model.zero_grad()
+        use = ("ab", "ac", "a", "abc", "b", "c")[(step + dist.get_rank()) % 6]
+        model(torch.randn(3, 200), use).backward()
+        for param in model.parameters():
+            if param.grad is not None:
+                param.data.sub_(param.grad, alpha=0.1)
+    digest(model)
+
+
+def test_ranks_that_use_different_parameters_stay_together(seed: int) -> None:
+    run_ranks(2, with_unused_parameters, seed)
+
+
 def raise_in_stages(seed: int) -> None:
     """A later stage fails on both ranks; the next backward is right again."""
     dist.init_process_group("gloo")
