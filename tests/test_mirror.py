@@ -15,6 +15,7 @@ MODULES = sorted(
 THROUGH_OTHERS = {
     "_native.py": "test_packaging.py",
     "comm/communicator.py": "comm/test_shm.py",
+    "comm/compression/state.py": "comm/compression/test_compressor.py",
     "comm/_shm_work.py": "comm/test_shm.py",
     "optim/_base.py": "optim/test_state.py",
     "optim/_checkpoint.py": "optim/test_checkpoints.py",

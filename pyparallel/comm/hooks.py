@@ -119,6 +119,8 @@ class State:
         params, gradients = bucket.parameters(), bucket.gradients()
         key = tuple(map(id, params))
         if key not in self._slots:
+            if not self._names.keys() >= set(key):
+                raise ValueError("the hook's State was made for another model than this bucket's")
             self._slots[key] = tuple(
                 Slot.of(self._names[id(param)], int(gradient.storage_offset()), gradient)
                 for param, gradient in zip(params, gradients, strict=True)

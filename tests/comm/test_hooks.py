@@ -201,6 +201,10 @@ def refusals(seed: int) -> None:
     model.register_comm_hook(hooks.State(model, TopK(0.5)), hooks.int8)
     with pytest.raises(TypeError, match=r"hook does Int8, its state was made for TopK\(ratio=0.5"):
         loss_of(model, batch(seed, 0)).backward()
+    other = model_of(seed)
+    other.register_comm_hook(hooks.State(model), hooks.int8)
+    with pytest.raises(ValueError, match="made for another model than this bucket's"):
+        loss_of(other, batch(seed, 0)).backward()
     double = DistributedDataParallel(nn.Linear(3, 1).double())
     double.register_comm_hook(hooks.State(double), hooks.fp16)
     with pytest.raises(TypeError, match=r"FP16 compresses .* 'weight' is torch.float64"):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradients import (
+from compressed import (
     SCHEMES,
     SHAPES,
     WITH_FEEDBACK,

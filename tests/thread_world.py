@@ -66,8 +66,9 @@ class ThreadCommunicator:
     An all_reduce is counted as a ring's: twice the tensor, less one part.
     """
 
-    def __init__(self, meeting: _Meeting, rank: int) -> None:
+    def __init__(self, meeting: _Meeting, rank: int, device: torch.device) -> None:
         self.rank = rank
+        self.device = device
         self.world_size = meeting.world_size
         self.issued: list[str] = []
         self.sent_bytes = 0.0
@@ -105,7 +106,7 @@ class ThreadCommunicator:
         return self._issue("all_to_all", input, exchange)
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.zeros(shape, dtype=dtype)
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def _issue(
         self, name: str, tensor: Tensor, complete: Callable[[list[Tensor]], Any]
@@ -123,13 +124,18 @@ class ThreadCommunicator:
         return ThreadWork(run)
 
 
-def run_threads(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+def run_threads(
+    world_size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    device: torch.device | str = "cpu",
+) -> list[Any]:
     """The results of `function(communicator, *args)`, in rank order."""
     meeting = _Meeting(world_size)
 
     def run(rank: int) -> Any:
         try:
-            return function(ThreadCommunicator(meeting, rank), *args)
+            return function(ThreadCommunicator(meeting, rank, torch.device(device)), *args)
         except BaseException:
             with meeting.condition:
                 meeting.broken = True

@@ -96,12 +96,16 @@ def steps(
     dtype: torch.dtype = torch.float32,
     shapes: tuple[tuple[int, ...], ...] = SHAPES,
 ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-    """The results of some steps, by parameter, and the rank's error afterwards."""
+    """The results of some steps, by parameter, and the rank's error afterwards.
+
+    On the communicator's device.
+    """
     buckets = cut(shapes, *parts)
     compressor = scheme.over(communicator)
     results = []
     for step in range(count):
         flats = fill(buckets, seed=seed, rank=communicator.rank, step=step, dtype=dtype)
+        flats = [flat.to(communicator.device) for flat in flats]
         reduce_all(compressor, flats, buckets)
         for flat, (_, slots) in zip(flats, buckets, strict=True):
             filled = torch.zeros_like(flat, dtype=torch.bool)
