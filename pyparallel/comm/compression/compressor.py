@@ -78,6 +78,7 @@ class Compressor(ABC, Generic[State]):
 
         Raises:
             TypeError: another dtype.
+            ValueError: memory with gaps, or several dimensions.
         """
         state = self.prepare(flat, bucket=bucket, slots=slots)
         step = self._first_step + self._steps[bucket]
@@ -96,6 +97,11 @@ class Compressor(ABC, Generic[State]):
             raise TypeError(
                 f"{type(self.scheme).__name__} compresses float32, bfloat16 and float16 gradients; "
                 f"that of {slots[0].name!r} is {flat.dtype}"
+            )
+        if flat.dim() != 1 or not flat.is_contiguous():
+            raise ValueError(
+                f"a bucket is contiguous and has one dimension; that of {slots[0].name!r} has shape "
+                f"{tuple(flat.shape)} and strides {flat.stride()}"
             )
         if self._communicator.world_size == 1 or flat.numel() == 0:
             return None

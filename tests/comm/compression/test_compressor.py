@@ -230,6 +230,9 @@ def refusals(communicator: ThreadCommunicator, scheme: Scheme) -> None:
         compressor.all_reduce(torch.ones(5, dtype=torch.float64), slots=[Slot("p0", 0, (5,))])
     with pytest.raises(TypeError, match=r"'p2' is torch.int32"):
         compressor.all_reduce(torch.ones(5, dtype=torch.int32), slots=[Slot("p2", 0, (5,))])
+    for shape, flat in ((r"\(3,\)", torch.ones(6)[::2]), (r"\(2, 3\)", torch.ones(2, 3))):
+        with pytest.raises(ValueError, match=rf"one dimension; that of 'p0' has shape {shape}"):
+            compressor.all_reduce(flat, slots=[Slot("p0", 0, (3,))])
     state = compressor.state_dict()
     for key, other in (("rank", 7), ("world_size", 9), ("scheme", "Zip")):
         with pytest.raises(ValueError, match=rf"of {key} {other}, this is {state[key]}"):
