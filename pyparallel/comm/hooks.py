@@ -99,9 +99,8 @@ class State:
     def reduce(self, bucket: GradBucket, default: Scheme) -> TensorFuture:
         """The future of the bucket's mean over all ranks."""
         flat = bucket.buffer()
-        work = self.compressor(default).all_reduce(
-            flat, bucket=bucket.index(), slots=self._slots_of(bucket)
-        )
+        compressor = self.compressor(default)
+        work = compressor.all_reduce(flat, bucket=bucket.index(), slots=self._slots_of(bucket))
         # An exception set on a future ends the process in DDP's reducer; one raised in then() is
         # raised by backward.
         begun = torch.futures.Future[None](
@@ -110,6 +109,7 @@ class State:
         result = begun.then(partial(_finish, work, flat))
         self._waiting.append(begun)
         if bucket.is_last():
+            compressor.finish()  # here: each future's callback has a CUDA stream of its own
             waiting, self._waiting = self._waiting, []
             for begun in waiting:
                 begun.set_result(None)

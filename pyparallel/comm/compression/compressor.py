@@ -100,8 +100,8 @@ class Compressor(ABC, Generic[State]):
             )
         if flat.dim() != 1 or not flat.is_contiguous():
             raise ValueError(
-                f"a bucket is contiguous and has one dimension; that of {slots[0].name!r} has shape "
-                f"{tuple(flat.shape)} and strides {flat.stride()}"
+                f"a bucket is contiguous and has one dimension; that of {slots[0].name!r} has "
+                f"shape {tuple(flat.shape)} and strides {flat.stride()}"
             )
         if self._communicator.world_size == 1 or flat.numel() == 0:
             return None
@@ -116,12 +116,16 @@ class Compressor(ABC, Generic[State]):
                 self._states[bucket] = state
         return state
 
+    def finish(self) -> None:
+        """Runs what is left of all works in flight. Their errors are raised by their own wait()."""
+        self._queue.finish()
+
     def state_dict(self) -> dict[str, Any]:
         """What this rank needs to go on as if it had not been interrupted; finishes all works.
 
         It differs from rank to rank: every rank saves its own.
         """
-        self._queue.finish()
+        self.finish()
         tensors = {kind: dict(by_name) for kind, by_name in self._saved.items()}
         for state in self._states.values():
             _merge(tensors, state.tensors())
@@ -155,7 +159,7 @@ class Compressor(ABC, Generic[State]):
                     )
         for state in self._states.values():
             state.check(saved)
-        self._queue.finish()
+        self.finish()
         for state in self._states.values():
             state.reset()
             state.adopt(saved)
@@ -177,7 +181,7 @@ class Compressor(ABC, Generic[State]):
 
     def _release_states(self) -> None:
         """The buckets were cut anew: what belongs to parameters waits for their new buckets."""
-        self._queue.finish()
+        self.finish()
         for state in self._states.values():
             _merge(self._saved, state.tensors())
         self._states.clear()
