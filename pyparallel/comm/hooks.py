@@ -63,7 +63,7 @@ class State:
         self._compressor: Compressor[Any] | None = None
         self._slots: dict[tuple[int, ...], tuple[Slot, ...]] = {}
         self._waiting: list[torch.futures.Future[None]] = []
-        self._loaded: Mapping[str, Any] | None = None
+        self._loaded: Mapping[str, Any] = {}
 
     def compressor(self, default: Scheme) -> Compressor[Any]:
         """The compressor of a hook whose scheme is of `default`'s kind.
@@ -81,13 +81,13 @@ class State:
             self._compressor = self._scheme.over(
                 self._communicator, names=set(self._names.values())
             )
-            if self._loaded is not None:
+            if self._loaded:
                 self._compressor.load_state_dict(self._loaded)
         return self._compressor
 
     def state_dict(self) -> dict[str, Any]:
-        """See Compressor.state_dict; empty before the first backward."""
-        return {} if self._compressor is None else self._compressor.state_dict()
+        """See Compressor.state_dict; before the first backward what was loaded, or nothing."""
+        return dict(self._loaded) if self._compressor is None else self._compressor.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """See Compressor.load_state_dict; before the first backward it is checked in that."""
@@ -117,12 +117,13 @@ class State:
 
     def _slots_of(self, bucket: GradBucket) -> tuple[Slot, ...]:
         params, gradients = bucket.parameters(), bucket.gradients()
+        begin = int(bucket.buffer().storage_offset())
         key = tuple(map(id, params))
         if key not in self._slots:
             if not self._names.keys() >= set(key):
                 raise ValueError("the hook's State was made for another model than this bucket's")
             self._slots[key] = tuple(
-                Slot.of(self._names[id(param)], int(gradient.storage_offset()), gradient)
+                Slot.of(self._names[id(param)], int(gradient.storage_offset()) - begin, gradient)
                 for param, gradient in zip(params, gradients, strict=True)
             )
         return self._slots[key]

@@ -102,7 +102,9 @@ def resumed(seed: int, name: str) -> None:
     other = model_of(seed + 1, static_graph=True)
     other.load_state_dict(saved_model)
     other_state = hooks.State(other, scheme)
+    other_state.load_state_dict({})  # saved before the first backward
     other_state.load_state_dict(saved_state)
+    assert other_state.state_dict()["step"] == saved_state["step"] == 10
     other.register_comm_hook(other_state, hook)
     train(other, seed, range(10, 12))
     torch.testing.assert_close(digest(other), digest(whole), rtol=0, atol=2e-4)
