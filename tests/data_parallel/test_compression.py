@@ -107,6 +107,7 @@ def resumed(seed: int, name: str) -> None:
         part.load_state_dict(state)
     train(other, other_optimizer, seed, range(5, 10))
     assert torch.equal(digest(other), digest(whole))
+    assert [w.compressor.state_dict()["step"] for w in (whole, other)] == [10, 10]
     owed = whole.compressor.state_dict()["tensors"].get("error", {})
     assert all(name in dict(whole.module.named_parameters()) for name in owed)
 

@@ -263,6 +263,15 @@ def test_one_rank_alone_loses_nothing(scheme: Scheme) -> None:
     assert compressor.state_dict()["tensors"] == {}
 
 
+def test_slots_are_in_memory_order() -> None:
+    image = torch.empty(8, 3, 5, 4).to(memory_format=torch.channels_last)
+    assert Slot.of("p", 16, image) == Slot("p", 16, (8, 5, 4, 3))
+    assert Slot.of("p", 0, torch.empty(3, 7).t()) == Slot("p", 0, (3, 7))
+    assert Slot.of("p", 0, torch.empty(6, 4, 2)[..., 0]) == Slot("p", 0, (6, 4))  # copied
+    assert Slot.of("p", 5, torch.tensor(1.0)).end == 6
+    assert Slot.of("p", 5, torch.empty(3, 0)).end == 5
+
+
 def test_names_and_schemes_are_told_apart() -> None:
     assert scheme_of("int8") == Int8()
     assert scheme_of(TopK(0.5)) == TopK(0.5)
