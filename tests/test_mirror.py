@@ -15,6 +15,7 @@ MODULES = sorted(
 THROUGH_OTHERS = {
     "_native.py": "test_packaging.py",
     "comm/communicator.py": "comm/test_shm.py",
+    "comm/compression/state.py": "comm/compression/test_compressor.py",
     "comm/_shm_work.py": "comm/test_shm.py",
     "comm/backend/dispatch.py": "comm/backend/test_accelerator.py",
     "comm/backend/identity.py": "comm/backend/test_process_group.py",
