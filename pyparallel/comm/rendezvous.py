@@ -10,11 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from pyparallel._native import core
+from pyparallel.comm.communicator import Communicator
 from pyparallel.comm.shm import ShmCommunicator
+from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.errors import CollectiveTimeoutError
 
 Record = dict[str, Any]
@@ -58,6 +61,41 @@ def host_identity() -> str:
     """Equal for two processes exactly if they can see each other's /proc entries."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{socket.gethostname()}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def connect(
+    store: Store,
+    *,
+    rank: int,
+    world_size: int,
+    timeout_seconds: float,
+    exchange: Exchange | None = None,
+) -> Communicator:
+    """Joins ranks that share a store, for tensors on the CPU.
+
+    Ranks of one host meet in shared memory; ranks of several hosts in a communicator that uses it
+    inside each host and Gloo between them. Collective over the ranks; synchronises them.
+
+    Args:
+        store: where only these ranks meet, and only for this call (a PrefixStore, for instance). It
+            is used again when the communicator is split.
+        rank: of this process.
+        world_size: number of ranks.
+        timeout_seconds: deadline of this call and of every later operation.
+        exchange: another way for the ranks' records; default: through the store.
+    """
+    if world_size == 1:
+        return SoloCommunicator(torch.device("cpu"))
+    if exchange is None:
+        exchange = exchange_over_store(
+            store, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
+        )
+    communicator, _ = meet(
+        exchange, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
+    )
+    if communicator is None:
+        raise NotImplementedError("several hosts")
+    return communicator
 
 
 def meet(
