@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from pyparallel import _tensors
-from pyparallel.comm.communicator import Reduction
+from pyparallel.comm.communicator import Algorithm, Op, Premultiplied, Reduction
 
 _OPS = get_args(Reduction)
+_ALGORITHMS = get_args(Algorithm)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def check_operands(what: str, device_type: str, *tensors: Tensor) -> int:
-    """Tensors must be contiguous, of one known dtype, on the communicator's device.
-
-    Returns:
-        The core's code of their dtype.
+def check_moved(what: str, device_type: str, *tensors: Tensor) -> None:
+    """Tensors must be contiguous, of one dtype, on the communicator's device.
 
     Raises:
-        TypeError: an unknown dtype, or a tensor without plain memory.
+        TypeError: a tensor without plain memory.
         ValueError: everything else, with both values.
     """
     for tensor in tensors:
@@ -38,27 +37,80 @@ def check_operands(what: str, device_type: str, *tensors: Tensor) -> int:
                 )
         if tensor.dtype != tensors[0].dtype:
             raise ValueError(f"{what}: dtypes {tensors[0].dtype} and {tensor.dtype} differ")
+
+
+def check_operands(what: str, device_type: str, *tensors: Tensor) -> int:
+    """Like check_moved, for tensors that are combined: the core has to know their dtype.
+
+    Returns:
+        The core's code of their dtype.
+    """
+    check_moved(what, device_type, *tensors)
     code = _tensors.DTYPE_CODES.get(tensors[0].dtype)
     if code is None:
         return _tensors.dtype_code(tensors[0].dtype, what=f"{what}: the tensor")
     return code
 
 
-def check_reduction(what: str, op: str, tensor: Tensor) -> str:
+def check_reduction(what: str, op: Op, tensor: Tensor) -> Op:
     """The op, if there is one of that name and it gives the tensor's dtype."""
-    if op not in _OPS:
-        raise ValueError(f"{what}: op {op!r} is none of {', '.join(_OPS)}")
-    if op == "mean" and not tensor.dtype.is_floating_point:
+    if op not in _OPS and not isinstance(op, Premultiplied):
+        raise ValueError(f"{what}: op {op!r} is none of {', '.join(_OPS)} or Premultiplied")
+    if tensor.dtype.is_floating_point:
+        return op
+    if op == "mean":
         raise ValueError(
             f"{what}: the mean of {tensor.dtype} is not an integer; use op='sum' and divide"
         )
+    if isinstance(op, Premultiplied):
+        raise ValueError(f"{what}: {op.factor} times {tensor.dtype} is not an integer")
     return op
 
 
-def check_root(root: int, world_size: int) -> None:
-    """The root of a broadcast is a rank."""
+def algorithms_of(device_type: str) -> tuple[Algorithm, ...]:
+    """The algorithms that our own communicators have on a device."""
+    return ("direct", "ring", "nccl") if device_type == "cuda" else ("direct", "ring")
+
+
+def check_algorithm(what: str, algorithm: str, *known: Algorithm) -> None:
+    """The algorithm is "auto" or one that this communicator has."""
+    if algorithm != "auto" and algorithm not in known:
+        if algorithm in _ALGORITHMS:
+            raise ValueError(
+                f"{what}: this communicator has no algorithm {algorithm!r}, but "
+                f"{', '.join(known)} or auto"
+            )
+        raise ValueError(f"{what}: algorithm {algorithm!r} is none of {', '.join(_ALGORITHMS)}")
+
+
+def check_root(root: int, world_size: int, *, what: str = "broadcast") -> None:
+    """The root is a rank."""
     if not 0 <= root < world_size:
-        raise ValueError(f"broadcast: root {root} is not in a world of {world_size}")
+        raise ValueError(f"{what}: root {root} is not in a world of {world_size}")
+
+
+def check_only_root(what: str, tensor: Tensor | None, *, name: str, rank: int, root: int) -> None:
+    """A tensor that the root gives and nobody else."""
+    if rank == root and tensor is None:
+        raise ValueError(f"{what}: rank {rank} is the root and needs {name}")
+    if rank != root and tensor is not None:
+        raise ValueError(
+            f"{what}: {name} is None on all ranks but the root {root}; this is rank {rank}"
+        )
+
+
+def check_peer(what: str, peer: int, *, rank: int, world_size: int) -> None:
+    """Messages go to another rank."""
+    if not 0 <= peer < world_size:
+        raise ValueError(f"{what}: rank {peer} is not in a world of {world_size}")
+    if peer == rank:
+        raise ValueError(f"{what}: rank {rank} is this rank itself")
+
+
+def check_tag(what: str, tag: int) -> None:
+    """Tags count from 0 and fit 31 bits."""
+    if not 0 <= tag < 1 << 31:
+        raise ValueError(f"{what}: tag {tag} is not in [0, 2^31)")
 
 
 def check_parts(what: str, world_size: int, *, whole: Tensor, part: Tensor) -> None:
@@ -68,6 +120,25 @@ def check_parts(what: str, world_size: int, *, whole: Tensor, part: Tensor) -> N
             f"{what}: {whole.numel()} elements are not {world_size} ranks times "
             f"{part.numel()} elements"
         )
+
+
+def check_sizes(
+    what: str, world_size: int, tensor: Tensor, sizes: Sequence[int] | None, *, name: str
+) -> list[int]:
+    """The sizes of a tensor's parts, one per rank; equal ones by default."""
+    if sizes is None:
+        if tensor.numel() % world_size:
+            raise ValueError(
+                f"{what}: {tensor.numel()} elements are not {world_size} equal parts; give {name}"
+            )
+        return [tensor.numel() // world_size] * world_size
+    if len(sizes) != world_size or any(size < 0 for size in sizes):
+        raise ValueError(f"{what}: {name} {list(sizes)} are not {world_size} sizes from 0")
+    if sum(sizes) != tensor.numel():
+        raise ValueError(
+            f"{what}: {name} sum to {sum(sizes)}, the tensor has {tensor.numel()} elements"
+        )
+    return list(sizes)
 
 
 def check_shape(shape: tuple[int, ...]) -> None:

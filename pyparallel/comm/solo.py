@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel.comm._operands import (
+    algorithms_of,
+    check_algorithm,
+    check_moved,
+    check_only_root,
     check_operands,
     check_parts,
+    check_peer,
     check_reduction,
     check_root,
     check_shape,
+    check_sizes,
 )
-from pyparallel.comm.communicator import Reduction
+from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
+from pyparallel.errors import PeerFailedError
 
 
 class DoneWork:
-    """A collective that was completed when it was called."""
+    """An operation that was completed when it was called."""
+
+    __slots__ = ("ended_ns", "started_ns")
+
+    def __init__(self) -> None:
+        self.started_ns = self.ended_ns = time.monotonic_ns()
 
     def wait(self) -> None:
         """Returns at once."""
@@ -32,7 +48,7 @@ class DoneWork:
 
 
 class SoloCommunicator:
-    """Collectives of a single rank: copies, or nothing at all."""
+    """Operations of a single rank: copies, or nothing at all."""
 
     rank = 0
     world_size = 1
@@ -40,41 +56,103 @@ class SoloCommunicator:
     def __init__(self, device: torch.device) -> None:
         """Allocates on `device` in :meth:`empty`."""
         self.device = device
+        self._failure: PeerFailedError | None = None
 
     def all_reduce(
-        self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True
+        self,
+        tensor: Tensor,
+        op: Op = "sum",
+        *,
+        algorithm: Algorithm = "auto",
+        background: bool = True,
     ) -> DoneWork:
         """See Communicator.all_reduce."""
-        check_operands("all_reduce", self.device.type, tensor)
-        check_reduction("all_reduce", op, tensor)
-        return DoneWork()
+        return self._combine("all_reduce", tensor, tensor, op, algorithm)
 
-    def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> DoneWork:
-        """See Communicator.broadcast."""
-        check_operands("broadcast", self.device.type, tensor)
-        check_root(root, 1)
-        return DoneWork()
+    def reduce(
+        self, tensor: Tensor, root: int = 0, op: Op = "sum", *, background: bool = True
+    ) -> DoneWork:
+        """See Communicator.reduce."""
+        check_root(root, 1, what="reduce")
+        return self._combine("reduce", tensor, tensor, op, "auto")
+
+    def reduce_scatter(
+        self,
+        output: Tensor,
+        input: Tensor,
+        op: Op = "sum",
+        *,
+        algorithm: Algorithm = "auto",
+        background: bool = True,
+    ) -> DoneWork:
+        """See Communicator.reduce_scatter."""
+        check_parts("reduce_scatter", 1, whole=input, part=output)
+        return self._combine("reduce_scatter", output, input, op, algorithm)
 
     def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> DoneWork:
         """See Communicator.all_gather."""
-        check_operands("all_gather", self.device.type, output, input)
-        check_parts("all_gather", 1, whole=output, part=input)
-        output.view(-1).copy_(input.view(-1))
-        return DoneWork()
+        return self._move("all_gather", output, input)
 
-    def reduce_scatter(
-        self, output: Tensor, input: Tensor, op: Reduction = "sum", *, background: bool = True
+    def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> DoneWork:
+        """See Communicator.broadcast."""
+        check_root(root, 1)
+        return self._move("broadcast", tensor, tensor)
+
+    def gather(
+        self, output: Tensor | None, input: Tensor, root: int = 0, *, background: bool = True
     ) -> DoneWork:
-        """See Communicator.reduce_scatter."""
-        check_operands("reduce_scatter", self.device.type, output, input)
-        check_parts("reduce_scatter", 1, whole=input, part=output)
-        check_reduction("reduce_scatter", op, input)
-        output.view(-1).copy_(input.view(-1))
-        return DoneWork()
+        """See Communicator.gather."""
+        check_root(root, 1, what="gather")
+        check_only_root("gather", output, name="output", rank=0, root=root)
+        assert output is not None
+        return self._move("gather", output, input)
+
+    def scatter(
+        self, output: Tensor, input: Tensor | None, root: int = 0, *, background: bool = True
+    ) -> DoneWork:
+        """See Communicator.scatter."""
+        check_root(root, 1, what="scatter")
+        check_only_root("scatter", input, name="input", rank=0, root=root)
+        assert input is not None
+        return self._move("scatter", output, input)
+
+    def all_to_all(
+        self,
+        output: Tensor,
+        input: Tensor,
+        *,
+        output_sizes: Sequence[int] | None = None,
+        input_sizes: Sequence[int] | None = None,
+        background: bool = True,
+    ) -> DoneWork:
+        """See Communicator.all_to_all."""
+        check_sizes("all_to_all", 1, output, output_sizes, name="output_sizes")
+        check_sizes("all_to_all", 1, input, input_sizes, name="input_sizes")
+        return self._move("all_to_all", output, input)
+
+    def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> NoReturn:
+        """There is nobody to send to.
+
+        Raises:
+            ValueError: always.
+        """
+        check_peer("send", destination, rank=0, world_size=1)
+        raise AssertionError
+
+    def recv(self, tensor: Tensor, source: int | None, *, tag: int = 0) -> NoReturn:
+        """There is nobody to receive from.
+
+        Raises:
+            ValueError: always.
+        """
+        if source is None:
+            raise ValueError("recv: there is no other rank in a world of 1")
+        check_peer("recv", source, rank=0, world_size=1)
+        raise AssertionError
 
     def barrier(self) -> DoneWork:
         """See Communicator.barrier."""
-        return DoneWork()
+        return self._done()
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty."""
@@ -82,5 +160,38 @@ class SoloCommunicator:
         check_shape(shape)
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
+    def abort(self, cause: str) -> None:
+        """See Communicator.abort: what is called later raises."""
+        if self._failure is None:
+            message = f"rank 0 failed: {cause}"
+            self._failure = PeerFailedError(message, 0, operation="", cause=cause)
+
     def close(self) -> None:
         """See Communicator.close."""
+
+    def _combine(
+        self, what: str, output: Tensor, input: Tensor, op: Op, algorithm: Algorithm
+    ) -> DoneWork:
+        check_operands(what, self.device.type, output, input)
+        check_reduction(what, op, input)
+        check_algorithm(what, algorithm, *algorithms_of(self.device.type))
+        work = self._copy(output, input)
+        if isinstance(op, Premultiplied):
+            output.mul_(op.factor)
+        return work
+
+    def _move(self, what: str, output: Tensor, input: Tensor) -> DoneWork:
+        check_moved(what, self.device.type, output, input)
+        check_parts(what, 1, whole=output, part=input)
+        return self._copy(output, input)
+
+    def _copy(self, output: Tensor, input: Tensor) -> DoneWork:
+        work = self._done()
+        if output is not input:
+            output.view(-1).copy_(input.view(-1))
+        return work
+
+    def _done(self) -> DoneWork:
+        if self._failure is not None:
+            raise self._failure
+        return DoneWork()

@@ -1,48 +1,44 @@
-"""GroupCommunicator: our protocol over any torch ProcessGroup, NCCL or Gloo for instance."""
+"""GroupCommunicator: our protocol over any torch ProcessGroup, NCCL, Gloo or MPI."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pyparallel.comm.communicator import Reduction
+from pyparallel.comm._group_work import GroupWork
+from pyparallel.comm._operands import (
+    check_algorithm,
+    check_moved,
+    check_only_root,
+    check_parts,
+    check_peer,
+    check_reduction,
+    check_root,
+    check_shape,
+    check_sizes,
+    check_tag,
+)
+from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
 
-
-class GroupWork:
-    """A torch collective in flight, with the division that turns a sum into a mean."""
-
-    def __init__(self, work: dist.Work | None, tensors: tuple[Tensor, ...], divisor: int) -> None:
-        self._work = work
-        self._tensors = tensors  # kept alive; the first is the one that is written
-        self._divisor = divisor
-
-    def wait(self) -> None:
-        """See Work.wait: on CUDA the current stream waits, the host does not."""
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
-            if self._divisor > 1:
-                self._tensors[0].div_(self._divisor)
-        self._tensors = ()
-
-    def is_completed(self) -> bool:
-        """See Work.is_completed."""
-        return self._work is None or self._work.is_completed()
-
-    def exception(self) -> BaseException | None:
-        """See Work.exception."""
-        if self._work is None or not self._work.is_completed() or self._work.is_success():
-            return None
-        return cast("BaseException", self._work.exception())
+_REDUCE_OPS = {
+    "sum": dist.ReduceOp.SUM,
+    "mean": dist.ReduceOp.SUM,
+    "max": dist.ReduceOp.MAX,
+    "min": dist.ReduceOp.MIN,
+    "product": dist.ReduceOp.PRODUCT,
+}
 
 
 class GroupCommunicator:
-    """Collectives of a torch ProcessGroup; order, devices and failures are the group's own.
+    """Operations of a torch ProcessGroup; order, devices and failures are the group's own.
 
-    Gloo has no mean: it is a sum and a division. NCCL averages in the collective.
+    The group need not be registered with torch.distributed: its methods are called. NCCL averages
+    in the operation. Other backends sum and divide, and sums of 16-bit floats travel as float32,
+    because they would be rounded at every addition.
     """
 
     def __init__(
@@ -58,66 +54,188 @@ class GroupCommunicator:
         self.rank = group.rank()
         self.world_size = group.size()
         self.device = device
-        self._group = group
+        self._group: Any = group
         self._owned = owned
-        self._averages = device.type == "cuda" and dist.get_backend(group) == "nccl"
+        self._nccl = device.type == "cuda"
 
     def all_reduce(
-        self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True
+        self,
+        tensor: Tensor,
+        op: Op = "sum",
+        *,
+        algorithm: Algorithm = "auto",
+        background: bool = True,
     ) -> GroupWork:
         """See Communicator.all_reduce."""
-        reduce_op, divisor = self._operation("all_reduce", op, tensor)
-        work = dist.all_reduce(tensor, reduce_op, group=self._group, async_op=True)
-        return GroupWork(work, (tensor,), divisor)
+        self._check_algorithm("all_reduce", algorithm)
+        operand, options = self._operand("all_reduce", tensor, op, dist.AllreduceOptions())
+        work = self._group.allreduce([operand], options)
+        return GroupWork(work, (tensor, operand), self._result(tensor, operand, op))
 
-    def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> GroupWork:
-        """See Communicator.broadcast."""
-        source = dist.get_global_rank(self._group, root)
-        work = dist.broadcast(tensor, source, group=self._group, async_op=True)
-        return GroupWork(work, (tensor,), 1)
+    def reduce(
+        self, tensor: Tensor, root: int = 0, op: Op = "sum", *, background: bool = True
+    ) -> GroupWork:
+        """See Communicator.reduce."""
+        check_root(root, self.world_size, what="reduce")
+        operand, options = self._operand("reduce", tensor, op, dist.ReduceOptions())
+        options.rootRank = root
+        if self.rank != root and operand is tensor:
+            operand = tensor.clone()  # backends reduce in place everywhere
+        work = self._group.reduce([operand], options)
+        finish = self._result(tensor, operand, op) if self.rank == root else None
+        return GroupWork(work, (tensor, operand), finish)
+
+    def reduce_scatter(
+        self,
+        output: Tensor,
+        input: Tensor,
+        op: Op = "sum",
+        *,
+        algorithm: Algorithm = "auto",
+        background: bool = True,
+    ) -> GroupWork:
+        """See Communicator.reduce_scatter."""
+        self._check_algorithm("reduce_scatter", algorithm)
+        check_moved("reduce_scatter", self.device.type, output, input)
+        check_parts("reduce_scatter", self.world_size, whole=input, part=output)
+        options = dist.ReduceScatterOptions()
+        operand, options = self._operand("reduce_scatter", input, op, options)
+        part = output if operand.dtype == output.dtype else torch.empty_like(output).to(operand)
+        work = self._group._reduce_scatter_base(part.view(-1), operand.view(-1), options)
+        return GroupWork(work, (output, input, part, operand), self._result(output, part, op))
 
     def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> GroupWork:
         """See Communicator.all_gather."""
-        work = dist.all_gather_into_tensor(
-            output.view(-1), input.view(-1), group=self._group, async_op=True
-        )
-        return GroupWork(work, (output, input), 1)
+        check_moved("all_gather", self.device.type, output, input)
+        check_parts("all_gather", self.world_size, whole=output, part=input)
+        work = self._group._allgather_base(output.view(-1), input.view(-1))
+        return GroupWork(work, (output, input))
 
-    def reduce_scatter(
-        self, output: Tensor, input: Tensor, op: Reduction = "sum", *, background: bool = True
+    def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> GroupWork:
+        """See Communicator.broadcast."""
+        check_moved("broadcast", self.device.type, tensor)
+        check_root(root, self.world_size)
+        options = dist.BroadcastOptions()
+        options.rootRank = root
+        return GroupWork(self._group.broadcast([tensor], options), (tensor,))
+
+    def gather(
+        self, output: Tensor | None, input: Tensor, root: int = 0, *, background: bool = True
     ) -> GroupWork:
-        """See Communicator.reduce_scatter."""
-        reduce_op, divisor = self._operation("reduce_scatter", op, input)
-        work = dist.reduce_scatter_tensor(
-            output.view(-1), input.view(-1), reduce_op, group=self._group, async_op=True
-        )
-        return GroupWork(work, (output, input), divisor)
+        """See Communicator.gather."""
+        check_root(root, self.world_size, what="gather")
+        check_only_root("gather", output, name="output", rank=self.rank, root=root)
+        check_moved("gather", self.device.type, *([input] if output is None else [output, input]))
+        options = dist.GatherOptions()
+        options.rootRank = root
+        parts = []
+        if output is not None:
+            check_parts("gather", self.world_size, whole=output, part=input)
+            parts = [list(output.view(self.world_size, -1))]
+        work = self._group.gather(parts, [input.view(-1)], options)
+        return GroupWork(work, (output, input))
+
+    def scatter(
+        self, output: Tensor, input: Tensor | None, root: int = 0, *, background: bool = True
+    ) -> GroupWork:
+        """See Communicator.scatter."""
+        check_root(root, self.world_size, what="scatter")
+        check_only_root("scatter", input, name="input", rank=self.rank, root=root)
+        check_moved("scatter", self.device.type, *([output] if input is None else [output, input]))
+        options = dist.ScatterOptions()
+        options.rootRank = root
+        parts = []
+        if input is not None:
+            check_parts("scatter", self.world_size, whole=input, part=output)
+            parts = [list(input.view(self.world_size, -1))]
+        work = self._group.scatter([output.view(-1)], parts, options)
+        return GroupWork(work, (output, input))
+
+    def all_to_all(
+        self,
+        output: Tensor,
+        input: Tensor,
+        *,
+        output_sizes: Sequence[int] | None = None,
+        input_sizes: Sequence[int] | None = None,
+        background: bool = True,
+    ) -> GroupWork:
+        """See Communicator.all_to_all."""
+        check_moved("all_to_all", self.device.type, output, input)
+        to = check_sizes("all_to_all", self.world_size, output, output_sizes, name="output_sizes")
+        of = check_sizes("all_to_all", self.world_size, input, input_sizes, name="input_sizes")
+        work = self._group.alltoall_base(output.view(-1), input.view(-1), to, of)
+        return GroupWork(work, (output, input))
+
+    def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> GroupWork:
+        """See Communicator.send; NCCL knows no tags, it matches messages in order."""
+        check_moved("send", self.device.type, tensor)
+        check_peer("send", destination, rank=self.rank, world_size=self.world_size)
+        check_tag("send", tag)
+        return GroupWork(self._group.send([tensor], destination, tag), (tensor,))
+
+    def recv(self, tensor: Tensor, source: int | None, *, tag: int = 0) -> GroupWork:
+        """See Communicator.recv; NCCL cannot receive from whichever rank sends first."""
+        check_moved("recv", self.device.type, tensor)
+        check_tag("recv", tag)
+        if source is None:
+            return GroupWork(self._group.recv_anysource([tensor], tag), (tensor,))
+        check_peer("recv", source, rank=self.rank, world_size=self.world_size)
+        return GroupWork(self._group.recv([tensor], source, tag), (tensor,))
 
     def barrier(self) -> GroupWork:
         """See Communicator.barrier."""
-        return GroupWork(dist.barrier(group=self._group, async_op=True), (), 1)
+        return GroupWork(self._group.barrier(), ())
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty."""
+        check_shape(shape)
         return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def abort(self, cause: str) -> None:
+        """See Communicator.abort; the peers get the backend's error, which carries no cause."""
+        self._group.abort()
 
     def close(self) -> None:
         """See Communicator.close; a group that is not owned belongs to its maker and stays."""
         if self._owned and dist.is_initialized():
             dist.destroy_process_group()
 
-    def _operation(self, what: str, op: str, tensor: Tensor) -> tuple[dist.ReduceOp.RedOpType, int]:
-        operations = {
-            "sum": dist.ReduceOp.SUM,
-            "mean": dist.ReduceOp.AVG if self._averages else dist.ReduceOp.SUM,
-            "max": dist.ReduceOp.MAX,
-            "min": dist.ReduceOp.MIN,
-        }
-        if op not in operations:
-            raise ValueError(f"{what}: op {op!r} is none of {', '.join(operations)}")
-        if op == "mean" and not tensor.dtype.is_floating_point:
-            raise ValueError(
-                f"{what}: the mean of {tensor.dtype} is not an integer; use op='sum' and divide"
-            )
-        divisor = self.world_size if op == "mean" and not self._averages else 1
-        return operations[op], divisor
+    def _check_algorithm(self, what: str, algorithm: Algorithm) -> None:
+        check_algorithm(what, algorithm, *(["nccl"] if self._nccl else []))
+
+    def _operand(self, what: str, tensor: Tensor, op: Op, options: Any) -> tuple[Tensor, Any]:
+        """What travels instead of the tensor, and the options with torch's reduction."""
+        check_moved(what, self.device.type, tensor)
+        check_reduction(what, op, tensor)
+        if isinstance(op, Premultiplied):
+            wide = tensor if self._nccl else _accumulator(tensor)
+            options.reduceOp = dist.ReduceOp.SUM
+            return wide * op.factor, options
+        options.reduceOp = _REDUCE_OPS[op]
+        if op == "mean" and self._nccl:
+            options.reduceOp = dist.ReduceOp.AVG
+        if self._nccl or op in ("max", "min"):
+            return tensor, options
+        return _accumulator(tensor), options
+
+    def _result(self, tensor: Tensor, operand: Tensor, op: Op) -> Callable[[], object] | None:
+        """What turns the operand into the result in `tensor`."""
+        divide = op == "mean" and not self._nccl
+        if operand is tensor and not divide:
+            return None
+
+        def finish() -> None:
+            if divide:
+                operand.div_(self.world_size)
+            if operand is not tensor:
+                tensor.view(-1).copy_(operand.view(-1))
+
+        return finish
+
+
+def _accumulator(tensor: Tensor) -> Tensor:
+    """The tensor, or 16-bit floats as float32."""
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        return tensor.float()
+    return tensor
