@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import warnings
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
-from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
+from pyparallel.comm.rendezvous import connect, exchange_over_group, meet
 from pyparallel.monitor import SPANS, SpanRing
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -146,17 +146,12 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
     if chosen.type == "cuda":
         return Context(rank, world_size, local_rank, chosen, _own_group("nccl", chosen))
     store, _, _ = next(iter(rendezvous("env://")))
-    # torchrun's store keeps what earlier contexts of this job put there.
-    generation = store.add(f"pyparallel/joined by {rank}", 1)
-    exchange = exchange_over_store(
-        PrefixStore(f"pyparallel/{generation}", store),
+    communicator = connect(
+        _own_part(store, "job", rank),
         rank=rank,
         world_size=world_size,
         timeout_seconds=timeout,
     )
-    communicator = _over_shared_memory(exchange, rank, world_size, timeout)
-    if communicator is None:
-        communicator = _own_group("gloo", chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
 
 
@@ -175,8 +170,7 @@ def _join_group(
     if world_size == 1:
         communicator = SoloCommunicator(chosen)
     elif chosen.type == "cpu":
-        exchange = exchange_over_group(group)
-        communicator = _over_shared_memory(exchange, rank, world_size, _timeout(timeout_seconds))
+        communicator = _connect_group(group, _timeout(timeout_seconds))
     if communicator is None:
         communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
@@ -188,17 +182,23 @@ def _own_group(backend: str, device: torch.device) -> GroupCommunicator:
     return GroupCommunicator(dist.group.WORLD, device, owned=True)
 
 
-def _over_shared_memory(
-    exchange: Exchange, rank: int, world_size: int, timeout: float
-) -> Communicator | None:
-    communicator, records = meet(
-        exchange, rank=rank, world_size=world_size, timeout_seconds=timeout
+def _connect_group(group: dist.ProcessGroup, timeout: float) -> Communicator | None:
+    """Our communicator of a group's ranks; None if they are on several hosts without a store."""
+    rank, world_size = group.rank(), group.size()
+    exchange = exchange_over_group(group)
+    store = _get_default_store()
+    if store is None:  # MPI
+        return meet(exchange, rank=rank, world_size=world_size, timeout_seconds=timeout)[0]
+    return connect(
+        _own_part(store, group.group_name, rank),
+        rank=rank,
+        world_size=world_size,
+        timeout_seconds=timeout,
+        exchange=exchange,
     )
-    if communicator is None and rank == 0:
-        hosts = sorted({record["host"].split("/")[0] for record in records})
-        warnings.warn(
-            f"the ranks are on several hosts ({', '.join(hosts)}): shared memory cannot join them, "
-            "collectives go through torch.distributed",
-            stacklevel=4,
-        )
-    return communicator
+
+
+def _own_part(store: Store, name: str, rank: int) -> Store:
+    """A part of the store for one connect(): stores keep what earlier ones of a job put there."""
+    generation = store.add(f"pyparallel/{name}/joined by {rank}", 1)
+    return PrefixStore(f"pyparallel/{name}/{generation}", store)

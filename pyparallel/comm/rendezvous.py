@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from pyparallel._native import core
+from pyparallel.comm import hierarchical
 from pyparallel.comm.communicator import Communicator
 from pyparallel.comm.shm import ShmCommunicator
 from pyparallel.comm.solo import SoloCommunicator
@@ -58,9 +60,13 @@ def exchange_over_group(group: dist.ProcessGroup) -> Exchange:
 
 
 def host_identity() -> str:
-    """Equal for two processes exactly if they can see each other's /proc entries."""
+    """Equal for two processes exactly if they can see each other's /proc entries.
+
+    PYPARALLEL_HOST stands for the host's name: ranks with different values are on different hosts.
+    """
+    name = os.environ.get("PYPARALLEL_HOST") or socket.gethostname()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"{name}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def connect(
@@ -90,12 +96,57 @@ def connect(
         exchange = exchange_over_store(
             store, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
         )
-    communicator, _ = meet(
+    communicator, records = meet(
         exchange, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
     )
-    if communicator is None:
-        raise NotImplementedError("several hosts")
-    return communicator
+    if communicator is not None:
+        return communicator
+    hosts = hierarchical.Hosts.of(
+        [record["host"] for record in records], [record["process"] for record in records]
+    )
+    return hierarchical.join(
+        store,
+        hosts,
+        rank,
+        lambda: _meet_on_host(store, hosts, rank, timeout_seconds),
+        _splitter(store, timeout_seconds),
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _meet_on_host(
+    store: Store, hosts: hierarchical.Hosts, rank: int, timeout_seconds: float
+) -> Communicator:
+    host, local = hosts.host_of[rank], hosts.local_of[rank]
+    return connect(
+        PrefixStore(f"host{host}", store),
+        rank=local,
+        world_size=len(hosts.ranks[host]),
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _splitter(store: Store, timeout_seconds: float) -> hierarchical.Split:
+    """Splits a communicator whose ranks share a store."""
+    numbers = itertools.count()  # the same on all ranks: they split in the same order
+
+    def split(communicator: Communicator, color: int | None, key: int) -> Communicator | None:
+        own = torch.tensor([color is not None, color or 0, key])
+        wishes = torch.empty(communicator.world_size, 3, dtype=torch.int64)
+        communicator.all_gather(wishes, own).wait()
+        number = next(numbers)
+        if color is None:
+            return None
+        same = wishes[:, :2].eq(own[:2]).all(1).nonzero().flatten().tolist()
+        members = sorted(same, key=lambda rank: (int(wishes[rank, 2]), rank))
+        return connect(
+            PrefixStore(f"split{number}/{color}", store),
+            rank=members.index(communicator.rank),
+            world_size=len(members),
+            timeout_seconds=timeout_seconds,
+        )
+
+    return split
 
 
 def meet(
