@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyparallel
-from inputs import COUNTS, FLOATS, INTEGERS, LAYOUTS, draw, hosts
+from host_inputs import COUNTS, FLOATS, INTEGERS, LAYOUTS, draw, hosts
 from ranks import run_ranks
 
 DTYPES = [*FLOATS, *INTEGERS, torch.bool, torch.int16, torch.complex64]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyparallel
-from inputs import (
+from host_inputs import (
     COUNTS,
     FLOATS,
     INTEGERS,

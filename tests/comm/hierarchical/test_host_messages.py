@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyparallel
-from inputs import draw, hosts
+from host_inputs import draw, hosts
 from pyparallel.errors import CollectiveMismatchError, PeerFailedError
 from ranks import errors_of_ranks, run_ranks
 
