@@ -2,6 +2,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 DTYPES: dict[str, int]
+MOVED_DTYPES: dict[str, int]
 
 def features() -> dict[str, Any]: ...
 def available_memory() -> int: ...
@@ -258,11 +259,22 @@ class Segment:
 class SharedBuffer:
     def __buffer__(self, flags: int) -> memoryview: ...
 
+class Kind:
+    all_reduce: ClassVar[Kind]
+    reduce: ClassVar[Kind]
+    reduce_scatter: ClassVar[Kind]
+    all_gather: ClassVar[Kind]
+    broadcast: ClassVar[Kind]
+    gather: ClassVar[Kind]
+    scatter: ClassVar[Kind]
+
 class Reduction:
     sum: ClassVar[Reduction]
     mean: ClassVar[Reduction]
     max: ClassVar[Reduction]
     min: ClassVar[Reduction]
+    product: ClassVar[Reduction]
+    premultiplied: ClassVar[Reduction]
     __members__: ClassVar[dict[str, Reduction]]
 
 class ShmCommunicator:
@@ -275,22 +287,38 @@ class ShmCommunicator:
     def close(self) -> None: ...
     def wait(self, work: Work) -> None: ...
     def allocate(self, num_bytes: int) -> SharedBuffer: ...
-    def all_reduce(
-        self, tensor: int, count: int, dtype: int, reduction: Reduction, background: bool, /
-    ) -> Work: ...
-    def broadcast(
-        self, tensor: int, count: int, dtype: int, root: int, background: bool, /
-    ) -> Work: ...
-    def all_gather(
-        self, output: int, input: int, count: int, dtype: int, background: bool, /
-    ) -> Work: ...
-    def reduce_scatter(
+    def combine(
         self,
+        kind: Kind,
         output: int,
         input: int,
         count: int,
         dtype: int,
+        root: int,
         reduction: Reduction,
+        factor: float,
+        ring: bool,
+        background: bool,
+        /,
+    ) -> Work: ...
+    def move(
+        self,
+        kind: Kind,
+        output: int,
+        input: int,
+        count: int,
+        dtype: int,
+        root: int,
+        background: bool,
+        /,
+    ) -> Work: ...
+    def all_to_all(
+        self,
+        output: int,
+        input: int,
+        output_sizes: list[int],
+        input_sizes: list[int],
+        dtype: int,
         background: bool,
         /,
     ) -> Work: ...

@@ -75,6 +75,7 @@ class ShmCommunicator {
 
   std::shared_ptr<Work> submit(const shm::Collective& collective, bool background) {
     check_process();
+    shm::validate(collective, communicator_.rank(), communicator_.world_size());
     return queue_->submit(collective, background);
   }
 
@@ -83,6 +84,8 @@ class ShmCommunicator {
     check_process();
     interruptible([&] { queue_->wait(work, &has_signal); });
   }
+
+  int world_size() const { return communicator_.world_size(); }
 
   std::unique_ptr<SharedBuffer> allocate(std::uint64_t num_bytes) {
     check_process();
@@ -102,11 +105,13 @@ class ShmCommunicator {
   bool closed_ = false;
 };
 
+// A collective without the parts that only some have.
 shm::Collective collective(shm::Kind kind, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
-                           shm::Reduction reduction, int root) {
-  if (count > 0 && (output == 0 || input == 0))
-    throw InvalidArgument("null pointer with elements behind it (a meta, fake or DTensor?)");
-  return {kind, static_cast<DType>(dtype), reduction, count, root, pointer<const char>(input), pointer<char>(output)};
+                           int root) {
+  shm::Collective result{kind, static_cast<DType>(dtype), {}, count, root};
+  result.input = pointer<const char>(input);
+  result.output = pointer<char>(output);
+  return result;
 }
 
 void register_work(py::module_& module) {
@@ -114,8 +119,8 @@ void register_work(py::module_& module) {
       .def_property_readonly("completed", [](const Work& w) { return w.completed.load(std::memory_order_acquire); })
       .def_property_readonly("failed", [](const Work& w) { return w.completed.load() && w.error != nullptr; })
       .def_readonly("submitted_ns", &Work::submitted_ns)
-      .def_readonly("started_ns", &Work::started_ns)
-      .def_readonly("ended_ns", &Work::ended_ns)
+      .def_property_readonly("started_ns", [](const Work& w) { return w.started_ns.load(); })
+      .def_property_readonly("ended_ns", [](const Work& w) { return w.ended_ns.load(); })
       .def_readonly("waited_ns", &Work::waited_ns);
 }
 
@@ -137,11 +142,21 @@ void register_comm(py::module_& module) {
   using shm::Reduction;
   register_work(module);
   register_memory(module);
+  py::enum_<Kind>(module, "Kind")
+      .value("all_reduce", Kind::kAllReduce)
+      .value("reduce", Kind::kReduce)
+      .value("reduce_scatter", Kind::kReduceScatter)
+      .value("all_gather", Kind::kAllGather)
+      .value("broadcast", Kind::kBroadcast)
+      .value("gather", Kind::kGather)
+      .value("scatter", Kind::kScatter);
   py::enum_<Reduction>(module, "Reduction")
       .value("sum", Reduction::kSum)
       .value("mean", Reduction::kMean)
       .value("max", Reduction::kMax)
-      .value("min", Reduction::kMin);
+      .value("min", Reduction::kMin)
+      .value("product", Reduction::kProduct)
+      .value("premultiplied", Reduction::kPremultiplied);
   using Self = ShmCommunicator;
   py::class_<Self>(module, "ShmCommunicator")
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
@@ -151,26 +166,25 @@ void register_comm(py::module_& module) {
       .def("close", &Self::close, py::call_guard<py::gil_scoped_release>())
       .def("wait", &Self::wait, py::arg("work"))
       .def("allocate", &Self::allocate, py::arg("num_bytes"))
-      .def("all_reduce",
-           [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, Reduction reduction, bool background) {
-             return self.submit(collective(Kind::kAllReduce, tensor, tensor, count, dtype, reduction, 0), background);
+      .def("combine",
+           [](Self& self, Kind kind, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
+              int root, Reduction reduction, double factor, bool ring, bool background) {
+             shm::Collective c = collective(kind, output, input, count, dtype, root);
+             c.reduction = reduction;
+             c.factor = factor;
+             c.algorithm = ring ? shm::Algorithm::kRing : shm::Algorithm::kDirect;
+             return self.submit(c, background);
            })
-      .def("broadcast",
-           [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int root, bool background) {
-             return self.submit(collective(Kind::kBroadcast, tensor, tensor, count, dtype, Reduction::kSum, root),
-                                background);
-           })
-      .def(
-          "all_gather",
-          [](Self& self, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype, bool background) {
-            return self.submit(collective(Kind::kAllGather, output, input, count, dtype, Reduction::kSum, 0),
-                               background);
-          })
-      .def("reduce_scatter",
-           [](Self& self, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
-              Reduction reduction, bool background) {
-             return self.submit(collective(Kind::kReduceScatter, output, input, count, dtype, reduction, 0),
-                                background);
+      .def("move",
+           [](Self& self, Kind kind, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
+              int root,
+              bool background) { return self.submit(collective(kind, output, input, count, dtype, root), background); })
+      .def("all_to_all",
+           [](Self& self, std::uintptr_t output, std::uintptr_t input, std::vector<std::uint64_t> output_sizes,
+              std::vector<std::uint64_t> input_sizes, int dtype, bool background) {
+             shm::Collective c = collective(Kind::kAllToAll, output, input, shm::kUnequal, dtype, 0);
+             c.set_sizes(self.world_size(), std::move(output_sizes), std::move(input_sizes));
+             return self.submit(c, background);
            })
       .def("barrier", [](Self& self, bool background) { return self.submit({}, background); });
 }

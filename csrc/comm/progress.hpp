@@ -14,15 +14,16 @@
 
 namespace pyparallel {
 
-// One collective in flight. Times are now_ns(); they are valid once it is completed.
+// One collective in flight. Times are now_ns(), 0 before.
 struct Work {
   shm::Collective collective;
   bool posted = false;  // guarded by the queue's run lock
   std::atomic<bool> completed{false};
   std::exception_ptr error;  // set before `completed`
-  std::int64_t submitted_ns = 0, ended_ns = 0;
-  std::int64_t started_ns = 0;  // when somebody began to complete it; it may have been posted before
-  std::int64_t waited_ns = 0;   // of the time between start and end, spent waiting for other ranks
+  std::int64_t submitted_ns = 0;
+  std::atomic<std::int64_t> started_ns{0};  // when somebody began to complete it; it may have been posted before
+  std::atomic<std::int64_t> ended_ns{0};
+  std::int64_t waited_ns = 0;  // of the time between start and end, spent waiting for other ranks
 };
 
 class ProgressQueue {

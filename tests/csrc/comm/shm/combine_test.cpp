@@ -9,6 +9,7 @@
 
 using namespace pyparallel;
 using namespace pyparallel::PP_ISA;
+using shm::Combination;
 using shm::Reduction;
 
 namespace {
@@ -51,7 +52,8 @@ void equals_the_reference(DType dtype, Reduction reduction, int ranks, std::size
     sources.push_back(reinterpret_cast<const char*>(buffer.data()));
     targets.push_back(reinterpret_cast<char*>(buffer.data()));
   }
-  shm::combine(targets.data(), ranks, sources.data(), ranks, static_cast<std::int64_t>(count), dtype, reduction);
+  shm::combine(targets.data(), ranks, sources.data(), ranks, static_cast<std::int64_t>(count), dtype,
+               Combination{reduction, ranks});
   for (auto& buffer : buffers)
     for (std::size_t i = 0; i < count; ++i) CHECK_CLOSE(as_float(buffer[i]), expected[i], 1e-6f * expected[i]);
 }
@@ -71,7 +73,7 @@ void sums_16_bit_in_float() {
   for (int r = 1; r < 5; ++r) sources[r] = reinterpret_cast<char*>(small.data());
   BFloat16 result;
   char* target = reinterpret_cast<char*>(&result);
-  shm::combine(&target, 1, sources, 5, 1, DType::kBFloat16, Reduction::kSum);
+  shm::combine(&target, 1, sources, 5, 1, DType::kBFloat16, Combination{Reduction::kSum});
   CHECK_EQUAL(to_float(result), 1.0078125f);
 }
 
@@ -84,7 +86,7 @@ void nan_wins() {
       for (int r = 0; r < 3; ++r) sources[r] = reinterpret_cast<char*>(&values[r]);
       float result;
       char* target = reinterpret_cast<char*>(&result);
-      shm::combine(&target, 1, sources, 3, 1, DType::kFloat32, reduction);
+      shm::combine(&target, 1, sources, 3, 1, DType::kFloat32, Combination{reduction});
       CHECK_EQUAL(std::isnan(result), true);
     }
 }
