@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include "comm/message_lane.hpp"
 #include "comm/progress.hpp"
 #include "core/error.hpp"
 
@@ -56,6 +57,7 @@ class ShmCommunicator {
                   double timeout_seconds)
       : communicator_(std::move(control), rank, processes, timeout_seconds),
         queue_(std::make_shared<ProgressQueue>(communicator_)),
+        messages_(communicator_),
         process_(getpid()) {}
   ~ShmCommunicator() {
     py::gil_scoped_release release;
@@ -70,6 +72,7 @@ class ShmCommunicator {
     if (getpid() != process_ || closed_) return;
     closed_ = true;
     queue_->close();
+    messages_.close();
     communicator_.leave();
   }
 
@@ -82,7 +85,39 @@ class ShmCommunicator {
   void wait(Work& work) {
     if (work.completed.load(std::memory_order_acquire) && !work.error) return;
     check_process();
-    interruptible([&] { queue_->wait(work, &has_signal); });
+    interruptible([&] {
+      if (auto* message = dynamic_cast<shm::Message*>(&work))
+        messages_.wait(*message, &has_signal);
+      else
+        queue_->wait(work, &has_signal);
+    });
+  }
+
+  bool test(Work& work) {
+    if (work.completed.load(std::memory_order_acquire)) return true;
+    auto* message = dynamic_cast<shm::Message*>(&work);
+    return message && getpid() == process_ && messages_.test(*message);
+  }
+
+  bool withdraw(Work& work) {
+    auto* message = dynamic_cast<shm::Message*>(&work);
+    return message && getpid() == process_ && messages_.withdraw(*message);
+  }
+
+  std::shared_ptr<Work> message(bool sending, std::uintptr_t data, std::uint64_t count, int dtype, int peer,
+                                std::uint32_t tag) {
+    check_process();
+    if (count > 0 && data == 0)
+      throw InvalidArgument("null pointer with elements behind it (a meta, fake or DTensor?)");
+    auto message = std::make_shared<shm::Message>();
+    message->sending = sending;
+    message->peer = peer;
+    message->tag = tag;
+    message->dtype = static_cast<DType>(dtype);
+    message->count = count;
+    message->data = pointer<char>(data);
+    messages_.submit(message);
+    return message;
   }
 
   int world_size() const { return communicator_.world_size(); }
@@ -101,6 +136,7 @@ class ShmCommunicator {
 
   shm::Communicator communicator_;
   std::shared_ptr<ProgressQueue> queue_;
+  MessageLane messages_;
   int process_;
   bool closed_ = false;
 };
@@ -118,6 +154,11 @@ void register_work(py::module_& module) {
   py::class_<Work, std::shared_ptr<Work>>(module, "Work")
       .def_property_readonly("completed", [](const Work& w) { return w.completed.load(std::memory_order_acquire); })
       .def_property_readonly("failed", [](const Work& w) { return w.completed.load() && w.error != nullptr; })
+      .def_property_readonly("source",
+                             [](const Work& w) {
+                               const auto* message = dynamic_cast<const shm::Message*>(&w);
+                               return message && w.completed.load(std::memory_order_acquire) ? message->source : -1;
+                             })
       .def_readonly("submitted_ns", &Work::submitted_ns)
       .def_property_readonly("started_ns", [](const Work& w) { return w.started_ns.load(); })
       .def_property_readonly("ended_ns", [](const Work& w) { return w.ended_ns.load(); })
@@ -186,6 +227,12 @@ void register_comm(py::module_& module) {
              c.set_sizes(self.world_size(), std::move(output_sizes), std::move(input_sizes));
              return self.submit(c, background);
            })
+      .def("test", &Self::test, py::arg("work"))
+      .def("withdraw", &Self::withdraw, py::arg("work"))
+      .def("send", [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int destination,
+                      std::uint32_t tag) { return self.message(true, tensor, count, dtype, destination, tag); })
+      .def("recv", [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int source,
+                      std::uint32_t tag) { return self.message(false, tensor, count, dtype, source, tag); })
       .def("barrier", [](Self& self, bool background) { return self.submit({}, background); });
 }
 

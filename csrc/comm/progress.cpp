@@ -28,7 +28,7 @@ void ProgressQueue::close() {
 }
 
 std::shared_ptr<Work> ProgressQueue::submit(const shm::Collective& collective, bool background) {
-  auto work = std::make_shared<Work>();
+  auto work = std::make_shared<CollectiveWork>();
   work->collective = collective;
   work->submitted_ns = now_ns();
   std::unique_lock<std::mutex> running(running_, std::try_to_lock);
@@ -52,14 +52,14 @@ std::shared_ptr<Work> ProgressQueue::submit(const shm::Collective& collective, b
   return work;
 }
 
-void ProgressQueue::post(Work& work) {
+void ProgressQueue::post(CollectiveWork& work) {
   if (work.posted) return;
   work.posted = true;
   communicator_.post(work.collective);
 }
 
 bool ProgressQueue::run_next(const shm::Patience& patience) {
-  std::shared_ptr<Work> work;
+  std::shared_ptr<CollectiveWork> work;
   std::exception_ptr error;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -73,6 +73,8 @@ bool ProgressQueue::run_next(const shm::Patience& patience) {
     try {
       post(*work);
       communicator_.complete(work->collective, patience);
+    } catch (const shm::PeerMemoryError&) {
+      error = communicator_.liveness().explain(std::current_exception(), communicator_.describe(work->collective));
     } catch (...) {
       error = std::current_exception();
     }

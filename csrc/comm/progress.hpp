@@ -11,19 +11,14 @@
 #include <thread>
 
 #include "comm/shm/communicator.hpp"
+#include "comm/work.hpp"
 
 namespace pyparallel {
 
-// One collective in flight. Times are now_ns(), 0 before.
-struct Work {
+// One collective in flight.
+struct CollectiveWork : Work {
   shm::Collective collective;
   bool posted = false;  // guarded by the queue's run lock
-  std::atomic<bool> completed{false};
-  std::exception_ptr error;  // set before `completed`
-  std::int64_t submitted_ns = 0;
-  std::atomic<std::int64_t> started_ns{0};  // when somebody began to complete it; it may have been posted before
-  std::atomic<std::int64_t> ended_ns{0};
-  std::int64_t waited_ns = 0;  // of the time between start and end, spent waiting for other ranks
 };
 
 class ProgressQueue {
@@ -45,14 +40,14 @@ class ProgressQueue {
 
  private:
   bool run_next(const shm::Patience& patience);  // requires running_
-  void post(Work& work);                         // requires running_
+  void post(CollectiveWork& work);               // requires running_
   void progress();
 
   shm::Communicator& communicator_;
   std::mutex running_;  // held while a collective is posted or completed
   std::mutex mutex_;    // guards the members below
   std::condition_variable wake_, done_;
-  std::deque<std::shared_ptr<Work>> queue_;
+  std::deque<std::shared_ptr<CollectiveWork>> queue_;
   std::exception_ptr broken_;  // the first error: the ranks are out of step from then on
   bool background_ = false, stop_ = false;
   std::thread thread_;

@@ -24,6 +24,7 @@ from pyparallel.comm._operands import (
     check_sizes,
 )
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
+from pyparallel.comm.messages import Messages, ShmMessage
 from pyparallel.errors import OutOfMemoryError
 
 _KINDS = dict(core.Kind.__members__)
@@ -106,6 +107,7 @@ class ShmCommunicator:
         self.world_size = world_size
         self._native = native
         self._in_flight: deque[ShmWork] = deque()
+        self._messages = Messages(native, rank=rank, world_size=world_size)
 
     def all_reduce(
         self,
@@ -188,6 +190,14 @@ class ShmCommunicator:
         )
         return self._track(native, written=output, read=input)
 
+    def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> ShmMessage:
+        """See Communicator.send."""
+        return self._messages.send(tensor, destination, tag=tag)
+
+    def recv(self, tensor: Tensor, source: int | None, *, tag: int = 0) -> ShmMessage:
+        """See Communicator.recv."""
+        return self._messages.recv(tensor, source, tag=tag)
+
     def barrier(self) -> ShmWork:
         """See Communicator.barrier."""
         return self._track(self._native.barrier(False))
@@ -218,6 +228,7 @@ class ShmCommunicator:
         """See Communicator.close. Tensors from empty() stay valid; calling it twice is harmless."""
         self._native.close()
         self._in_flight.clear()
+        self._messages.clear()
 
     def _combine(
         self,

@@ -33,6 +33,7 @@ Communicator::Communicator(std::shared_ptr<Segment> control, int rank, const std
       control_(*reinterpret_cast<ControlBlock*>(segment_->data())),
       rank_(rank),
       world_size_(static_cast<int>(processes.size())),
+      processes_(processes),
       timeout_ns_(static_cast<std::int64_t>(timeout_seconds * 1e9)),
       oversubscribed_(world_size_ > usable_cores()),
       liveness_(control_, rank, processes),

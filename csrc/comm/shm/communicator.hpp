@@ -51,6 +51,9 @@ class Communicator {
   void post(const Collective& collective);
   void complete(const Collective& collective, const Patience& patience);
 
+  // The call in words, with its number.
+  std::string describe(const Collective& collective) const;
+
   // Whether the operand is small enough to be handed over whole in post().
   bool through_slot(const Collective& collective) const;
 
@@ -59,6 +62,12 @@ class Communicator {
 
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
+  std::int64_t timeout_ns() const { return timeout_ns_; }
+  bool oversubscribed() const { return oversubscribed_; }
+  ControlBlock& control() { return control_; }
+  Liveness& liveness() { return liveness_; }
+  const std::vector<int>& processes() const { return processes_; }
+  bool has_left(int r) { return control_.rank(r).closed.load(std::memory_order_acquire) != 0; }
   std::int64_t waited_ns() const { return waited_ns_; }  // spent waiting for peers so far
 
  private:
@@ -97,6 +106,7 @@ class Communicator {
   std::shared_ptr<Segment> segment_;
   ControlBlock& control_;
   int rank_, world_size_;
+  std::vector<int> processes_;
   std::int64_t timeout_ns_;
   bool oversubscribed_;  // more ranks than cores: whoever yields keeps a core from the rank it waits for
   Liveness liveness_;

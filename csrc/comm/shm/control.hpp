@@ -2,13 +2,14 @@
 //
 //   ControlBlock | RankBlock x world_size | slots: world_size x 2 x kSlotBytes | bounce: world_size x 2 x kPieceBytes
 //
-// Every word is written by one rank (its owner) and read by all, but for `first_lost`. Fresh segments are zero, which
-// is the initial value of every field.
+// Every word is written by one rank (its owner) and read by all, but for `first_lost` and the inboxes. Fresh segments
+// are zero, which is the initial value of every field.
 #pragma once
 #include <cstdint>
 
 #include "comm/shm/combine.hpp"
 #include "comm/shm/flag.hpp"
+#include "comm/shm/inbox.hpp"
 #include "core/dtype.hpp"
 
 namespace pyparallel::shm {
@@ -17,7 +18,6 @@ inline constexpr std::uint64_t kMagic = 0x7079706172616c33;  // "pyparal3": the 
 inline constexpr std::uint64_t kSlotBytes = 32 << 10;        // up to here a whole operand goes through its slot
 inline constexpr std::uint64_t kPieceBytes = 256 << 10;      // larger private operands pass in pieces of this size
 inline constexpr std::uint32_t kMaxSegments = 512;           // live shared allocations of one rank
-inline constexpr std::uint32_t kPrivate = 0xffffffff;        // Operation::segment of ordinary memory
 
 inline constexpr std::uint64_t kUnequal = ~std::uint64_t{0};  // Operation::count of an all_to_all with a table of sizes
 inline constexpr int kMaxRanks = kSlotBytes / (2 * sizeof(std::uint64_t));  // whose sizes fit a slot
@@ -70,6 +70,7 @@ struct RankBlock {
   alignas(128) Flag joined;           // 1 when the rank has come
   std::atomic<std::uint32_t> closed;  // 1 when the rank left in good order
   SegmentEntry segments[kMaxSegments];
+  alignas(128) Inbox inbox;
 };
 
 struct ControlBlock {

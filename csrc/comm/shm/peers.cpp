@@ -60,6 +60,18 @@ void Liveness::check(int awaited, const std::string& doing) {
                                      std::to_string(rank_) + " was in " + doing);
 }
 
+std::exception_ptr Liveness::explain(const std::exception_ptr& error, const std::string& doing) {
+  for (int milliseconds = 0; milliseconds < 1000; ++milliseconds) {
+    try {
+      check(rank_, doing);
+    } catch (...) {
+      return std::current_exception();
+    }
+    usleep(1000);
+  }
+  return error;
+}
+
 SegmentTable::SegmentTable(std::shared_ptr<Segment> control, int rank) : control_(std::move(control)), rank_(rank) {}
 
 RankBlock& SegmentTable::block() { return reinterpret_cast<ControlBlock*>(control_->data())->rank(rank_); }
@@ -73,7 +85,7 @@ std::shared_ptr<Segment> SegmentTable::allocate(std::uint64_t num_bytes) {
     if (generation & 1) continue;
     entry.fd.store(segment->fd());
     entry.generation.store(generation + 1);
-    places_[segment->data()] = {index, num_bytes};
+    ranges_[segment->data()] = {index, num_bytes};
     return segment;
   }
   throw InvalidArgument("no room for another shared tensor: rank " + std::to_string(rank_) + " already holds " +
@@ -82,35 +94,39 @@ std::shared_ptr<Segment> SegmentTable::allocate(std::uint64_t num_bytes) {
 
 void SegmentTable::release(const Segment& segment) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const auto place = places_.find(segment.data());
-  if (place == places_.end()) return;
-  block().segments[place->second.index].generation.fetch_add(1);
-  places_.erase(place);
+  const auto range = ranges_.find(segment.data());
+  if (range == ranges_.end()) return;
+  block().segments[range->second.index].generation.fetch_add(1);
+  ranges_.erase(range);
   block().freed.fetch_add(1);
 }
 
-void SegmentTable::locate(const void* address, std::uint64_t num_bytes, Operation& operation) {
-  operation.segment = kPrivate;
+Place SegmentTable::locate(const void* address, std::uint64_t num_bytes) {
   const char* const first = static_cast<const char*>(address);
   std::lock_guard<std::mutex> lock(mutex_);
-  auto place = places_.upper_bound(first);
-  if (place == places_.begin()) return;
-  --place;
-  const std::uint64_t offset = static_cast<std::uint64_t>(first - place->first);
-  if (offset > place->second.num_bytes || place->second.num_bytes - offset < num_bytes) return;
-  operation.segment = place->second.index;
-  operation.generation = block().segments[place->second.index].generation.load();
-  operation.offset = offset;
+  auto range = ranges_.upper_bound(first);
+  if (range == ranges_.begin()) return {kPrivate, 0, 0};
+  --range;
+  const std::uint64_t offset = static_cast<std::uint64_t>(first - range->first);
+  if (offset > range->second.num_bytes || range->second.num_bytes - offset < num_bytes) return {kPrivate, 0, 0};
+  return {range->second.index, block().segments[range->second.index].generation.load(), offset};
 }
 
-char* PeerMemory::map(int r, const Operation& operation) {
-  Mapping& mapping = mappings_[{r, operation.segment}];
-  if (!mapping.segment || mapping.generation != operation.generation) {
+void SegmentTable::locate(const void* address, std::uint64_t num_bytes, Operation& operation) {
+  const Place place = locate(address, num_bytes);
+  operation.segment = place.segment;
+  operation.generation = place.generation;
+  operation.offset = place.offset;
+}
+
+std::shared_ptr<Segment> PeerMemory::segment(int r, const Place& place) {
+  Mapping& mapping = mappings_[{r, place.segment}];
+  if (!mapping.segment || mapping.generation != place.generation) {
     mapping.segment.reset();
-    mapping.segment = Segment::open(processes_[r], control_.rank(r).segments[operation.segment].fd.load());
-    mapping.generation = operation.generation;
+    mapping.segment = Segment::open(processes_[r], control_.rank(r).segments[place.segment].fd.load());
+    mapping.generation = place.generation;
   }
-  return mapping.segment->data() + operation.offset;
+  return mapping.segment;
 }
 
 void PeerMemory::sweep() {
