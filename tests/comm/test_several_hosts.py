@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import pyparallel
+
 PROGRAM = Path(__file__).with_name("several_hosts_program.py")
 PORT = 29_533
 
@@ -64,6 +66,7 @@ def test_hosts_work_together_and_a_host_that_is_cut_off_is_named(
     jobs = []
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GLOO_")}
     environment |= {"OMP_NUM_THREADS": "1", "PYPARALLEL_TIMEOUT": "60"}
+    environment["PYTHONPATH"] = str(Path(pyparallel.__file__).parents[1])
     try:
         for host in range(2):
             command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
@@ -72,10 +75,10 @@ def test_hosts_work_together_and_a_host_that_is_cut_off_is_named(
             own = {**environment, "PYPARALLEL_HOST": f"host{host}"}
             with (tmp_path / f"log{host}").open("wb") as log:
                 jobs.append(namespaces.popen(host, command, env=own, stdout=log, stderr=log))
-        wait_for(tmp_path, "ready")
+        wait_for(tmp_path, "ready", jobs)
         namespaces.cut()
         cut = time.monotonic()
-        ends = wait_for(tmp_path, "end")
+        ends = wait_for(tmp_path, "end", jobs)
     finally:
         for job in jobs:
             job.kill()  # torchrun; its workers end with their parent
@@ -88,13 +91,15 @@ def test_hosts_work_together_and_a_host_that_is_cut_off_is_named(
         assert end["ended"] - cut < 12, end
 
 
-def wait_for(folder: Path, what: str) -> list[dict[str, object]]:
+def wait_for(
+    folder: Path, what: str, jobs: list[subprocess.Popen[bytes]]
+) -> list[dict[str, object]]:
     """What the four ranks have written under this name."""
     deadline = time.monotonic() + 60
     paths = [folder / f"{what}{rank}" for rank in range(4)]
     while not all(path.exists() for path in paths):
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or any(job.poll() is not None for job in jobs):
             logs = "\n".join(path.read_text() for path in folder.glob("log*"))
-            raise TimeoutError(f"no {what} of all ranks:\n{logs}")
+            raise RuntimeError(f"no {what} of all ranks:\n{logs}")
         time.sleep(0.05)
     return [json.loads(path.read_text()) for path in paths]

@@ -69,9 +69,11 @@ void Communicator::join(const Patience& patience) {
 
 void Communicator::leave() { control_.rank(rank_).closed.store(1, std::memory_order_release); }
 
-std::string Communicator::describe_current() const {
-  return current_ ? describe(as_operation(*current_)) + " #" + std::to_string(sequence_) : "init()";
+std::string Communicator::describe(const Collective& c) const {
+  return shm::describe(as_operation(c)) + " #" + std::to_string(sequence_);
 }
+
+std::string Communicator::describe_current() const { return current_ ? describe(*current_) : "init()"; }
 
 std::uint64_t Communicator::slot_header(std::uint64_t count) const {
   return count == kUnequal ? 2 * sizeof(std::uint64_t) * static_cast<std::uint64_t>(world_size_) : 0;

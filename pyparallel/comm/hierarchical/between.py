@@ -32,17 +32,17 @@ class Between:
     """The connections of this rank to the ranks of other hosts."""
 
     def __init__(self, hosts: Hosts, rank: int, *, timeout_seconds: float) -> None:
-        """Not connected yet."""
+        """Not connected yet; `timeout_seconds` is the deadline of every wait."""
         self._hosts = hosts
         self._rank = rank
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._group: Any = None
         self._closed = False
 
     def connect(self, store: Store, address: str) -> None:
         """Connects all ranks to each other."""
         options = _ProcessGroupGloo._Options()
-        options._timeout = timedelta(seconds=self._timeout_seconds + _LATER_SECONDS)
+        options._timeout = timedelta(seconds=self.timeout_seconds + _LATER_SECONDS)
         options._devices = [_ProcessGroupGloo.create_device(hostname=address)]
         options._threads = 1
         world_size = len(self._hosts.host_of)
@@ -50,7 +50,7 @@ class Between:
             self._group = _ProcessGroupGloo(store, self._rank, world_size, options)
         except RuntimeError as error:
             raise CollectiveTimeoutError(
-                f"rank {self._rank} waited {self._timeout_seconds:g} s for the ranks of other hosts "
+                f"rank {self._rank} waited {self.timeout_seconds:g} s for the ranks of other hosts "
                 f"to connect to it at {address} ({str(error).splitlines()[0]})"
             ) from None
 
@@ -126,7 +126,7 @@ class Between:
     def _error(self, error: RuntimeError, rank: int, what: str) -> Exception:
         if "imed out" in str(error):
             return CollectiveTimeoutError(
-                f"rank {self._rank} waited {self._timeout_seconds:g} s for "
+                f"rank {self._rank} waited {self.timeout_seconds:g} s for "
                 f"{self._hosts.describe(rank)} in {what}()"
             )
         return PeerLostError(

@@ -31,7 +31,6 @@ class LaneWork:
         self.what = what
         self.started_ns = 0
         self.ended_ns = 0
-        self.source = -1  # of a recv
         self._tensors = tensors  # the first is the one that is written
         self._error: BaseException | None = None
         self._lock = threading.Lock()
@@ -46,6 +45,10 @@ class LaneWork:
             if self._tensors:
                 torch.autograd.graph.increment_version(self._tensors[0])
                 self._tensors = ()
+
+    def pause(self, seconds: float) -> None:
+        """Returns when it is completed, or after the time."""
+        self._ended.wait(max(0.0, seconds))
 
     def is_completed(self) -> bool:
         """See Work.is_completed."""
