@@ -21,7 +21,7 @@ from pyparallel.comm.hierarchical.lane import Explain, LaneWork
 from pyparallel.comm.hierarchical.layout import Layout
 from pyparallel.comm.hierarchical.own_work import OwnWork
 from pyparallel.comm.hierarchical.receives import HEADER_BYTES, Header, Matching, Receive
-from pyparallel.errors import CollectiveMismatchError, CollectiveTimeoutError
+from pyparallel.errors import CollectiveMismatchError, CollectiveTimeoutError, PeerLostError
 
 
 class Messages:
@@ -57,7 +57,10 @@ class Messages:
             for work in works:
                 between.wait(work, destination, "send")
 
-        return self._start(LaneWork("send", (header, tensor)), finish)
+        sending = LaneWork("send", (header, tensor))
+        self._keep(sending)
+        self._start(sending, finish)
+        return sending
 
     def recv(self, tensor: Tensor, source: int | None, tag: int) -> Work:
         """See Communicator.recv."""
@@ -77,8 +80,10 @@ class Messages:
             timeout_seconds=self._layout.between.timeout_seconds,
             overdue=self._overdue,
         )
-        self._matching.add_receive(receive)
-        return self._start(receive, lambda: self._receive(receive))
+        self._keep(receive)
+        self._complete(self._matching.add_receive(receive))
+        self._request_headers()
+        return receive
 
     def fail(self, error: BaseException) -> None:
         """Ends everything in flight with this error."""
@@ -91,35 +96,49 @@ class Messages:
     def _own(self, what: str, start: Callable[[], Work]) -> OwnWork:
         return OwnWork(self._layout, self._explain, what, start)
 
-    def _start(self, work: LaneWork, function: Callable[[], None]) -> LaneWork:
+    def _keep(self, work: LaneWork) -> None:
         with self._lock:
             if self._failure is not None:
                 raise self._failure
+            self._in_flight = {other for other in self._in_flight if not other.is_completed()}
             self._in_flight.add(work)
 
+    def _start(self, work: LaneWork, function: Callable[[], None]) -> None:
         def run() -> None:
-            error = work.run(function, self._explain)
-            with self._lock:
-                self._in_flight.discard(work)
-            work.end(error)
+            work.end(work.run(function, self._explain))
 
         threading.Thread(target=run, name=f"pyparallel {work.what}", daemon=True).start()
-        return work
+
+    def _request_headers(self) -> None:
+        """Asks for as many headers as recvs wait for, each in a thread that waits for one."""
+        for wanted, tag in self._matching.requests():
+            request = LaneWork("recv", ())
+            self._start(request, lambda wanted=wanted, tag=tag: self._fetch_header(wanted, tag))
+
+    def _fetch_header(self, wanted: int | None, tag: int) -> None:
+        between = self._layout.between
+        data = torch.empty(HEADER_BYTES, dtype=torch.uint8)
+        try:
+            if wanted is None:
+                between.recv_any(data, 2 * tag + 1)
+            else:
+                coming = between.recv("recv", data, wanted, 2 * tag + 1)
+                between.wait(coming, wanted, "recv", for_ever=True)
+        except (RuntimeError, PeerLostError):
+            if self._matching.give_up(wanted, tag):
+                raise
+            return
+        self._complete(self._matching.add_header(Header.unpack(data), wanted))
+        self._request_headers()
+
+    def _complete(self, receives: list[Receive]) -> None:
+        """Receives the contents for recvs that have taken a header."""
+        for receive in receives:
+            self._start(receive, lambda receive=receive: self._receive(receive))
 
     def _receive(self, receive: Receive) -> None:
-        """Fetches headers until one is for this recv; others may fetch it too."""
-        between, tag = self._layout.between, 2 * receive.tag + 1
-        while receive.header is None and not receive.is_completed():
-            data = torch.empty(HEADER_BYTES, dtype=torch.uint8)
-            if receive.wanted is None:
-                between.recv_any(data, tag)  # may stay open after this recv, for a later one
-            else:
-                coming = between.recv("recv", data, receive.wanted, tag)
-                between.wait(coming, receive.wanted, "recv", for_ever=True)
-            self._matching.add_header(Header.unpack(data))
         header = receive.header
-        if header is None:
-            return
+        assert header is not None
         if not _fits(header, receive.tensor):
             raise CollectiveMismatchError(
                 f"ranks disagree: rank {header.source} called send({header.numel} x {header.dtype},"
@@ -127,7 +146,7 @@ class Messages:
                 f"{receive.tensor.numel()} x {_dtype(receive.tensor)}, tag {header.tag})"
             )
         if receive.contents is not None:
-            between.wait(receive.contents, header.source, "recv")
+            self._layout.between.wait(receive.contents, header.source, "recv")
         receive.source = header.source
 
     def _let_come(self, receive: Receive, header: Header) -> None:

@@ -138,24 +138,51 @@ class Matching:
         """`start` lets the contents come; called in the order of each source's messages."""
         self._start = start
         self._taken: Counter[tuple[int, int]] = Counter()
+        self._requested: Counter[tuple[int | None, int]] = Counter()
         self._headers: list[Header] = []
         self._waiting: list[Receive] = []
         self._lock = threading.Lock()
 
-    def add_receive(self, receive: Receive) -> None:
-        """A recv was called."""
+    def add_receive(self, receive: Receive) -> list[Receive]:
+        """A recv was called; returns the recvs that have a header now."""
         with self._lock:
-            self._waiting = [other for other in self._waiting if not other.is_completed()]
             self._waiting.append(receive)
-            self._match()
+            return self._match()
 
-    def add_header(self, header: Header) -> None:
-        """A message was announced."""
+    def add_header(self, header: Header, wanted: int | None) -> list[Receive]:
+        """A message was announced to one of requests(); returns the recvs that have a header."""
         with self._lock:
+            self._requested[wanted, header.tag] -= 1
             self._headers.append(header)
-            self._match()
+            return self._match()
 
-    def _match(self) -> None:
+    def requests(self) -> list[tuple[int | None, int]]:
+        """Source (or None) and tag of each header that is wanted and not asked for so far.
+
+        Who takes a header may not be who asked for it: so there are at least as many requests of
+        each kind as recvs wait for.
+        """
+        with self._lock:
+            missing = list(self._missing().elements())
+            self._requested.update(missing)
+            return missing
+
+    def give_up(self, wanted: int | None, tag: int) -> bool:
+        """A request has failed; returns whether any recv needs it."""
+        with self._lock:
+            self._requested[wanted, tag] -= 1
+            return self._missing()[wanted, tag] > 0
+
+    def _missing(self) -> Counter[tuple[int | None, int]]:
+        self._waiting = [receive for receive in self._waiting if not receive.is_completed()]
+        wanted = Counter((receive.wanted, receive.tag) for receive in self._waiting)
+        # Headers that overtook an earlier one, which is here soon.
+        early = Counter((header.source, header.tag) for header in self._headers)
+        early.update((None, header.tag) for header in self._headers)
+        return wanted - self._requested - early
+
+    def _match(self) -> list[Receive]:
+        matched = []
         while (pair := self._pair()) is not None:
             receive, header = pair
             self._waiting.remove(receive)
@@ -164,6 +191,8 @@ class Matching:
             self._headers.remove(header)
             self._taken[header.source, header.tag] += 1
             self._start(receive, header)
+            matched.append(receive)
+        return matched
 
     def _pair(self) -> tuple[Receive, Header] | None:
         for header in self._headers:
