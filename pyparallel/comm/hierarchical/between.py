@@ -174,4 +174,6 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 def _call_bytes(call: str) -> Tensor:
-    return torch.frombuffer(bytearray(call.encode()[:_CALL_BYTES].ljust(_CALL_BYTES, b"\0")), dtype=torch.uint8)
+    return torch.frombuffer(
+        bytearray(call.encode()[:_CALL_BYTES].ljust(_CALL_BYTES, b"\0")), dtype=torch.uint8
+    )

@@ -1,10 +1,10 @@
 """Receives: which of the messages that are announced goes to which recv.
 
-    recv(source 2) ---- waits ----.
-    recv(None) -------- waits ----+--- the first that accepts it <--- header (source, tag, number)
-                                  |
-    messages of this host may also complete the second, through shared memory: it is taken back
-    there before it takes a header, so that no message is taken twice
+recv(source 2) ---- waits ----.
+recv(None) -------- waits ----+--- the first that accepts it <--- header (source, tag, number)
+                              |
+messages of this host may also complete the second, through shared memory: it is taken back
+there before it takes a header, so that no message is taken twice
 """
 
 from __future__ import annotations

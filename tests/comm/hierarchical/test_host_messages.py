@@ -32,7 +32,9 @@ def everybody_to_everybody(seed: int) -> None:
     for peer, tag in pairs:
         for number, count in enumerate(counts):
             identity = hash((rank, peer, tag, number)) % 100_000
-            works.append(communicator.send(draw(identity, rank, count, torch.float32), peer, tag=tag))
+            works.append(
+                communicator.send(draw(identity, rank, count, torch.float32), peer, tag=tag)
+            )
     communicator.barrier().wait()  # collectives may run in between
     choose.shuffle(works)
     for work in works:

@@ -29,7 +29,11 @@ def move(seed: int) -> None:
         whole = torch.cat(inputs)
 
         gathered = torch.zeros(world * count).to(dtype)
-        own = gathered[rank * count : (rank + 1) * count] if number % 2 else torch.empty_like(inputs[0])
+        own = (
+            gathered[rank * count : (rank + 1) * count]
+            if number % 2
+            else torch.empty_like(inputs[0])
+        )
         own.copy_(inputs[rank])
         communicator.all_gather(gathered, own).wait()
         assert torch.equal(gathered, whole), ("all_gather", case)

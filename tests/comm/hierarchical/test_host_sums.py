@@ -45,7 +45,9 @@ def all_reduce(seed: int) -> list[bytes]:
     for case in cases(seed, 24):
         number, dtype, op, count = case
         inputs = [draw(number, other, count, dtype) for other in range(world)]
-        tensor = communicator.empty(count, dtype=dtype) if number % 2 else torch.empty(count).to(dtype)
+        tensor = (
+            communicator.empty(count, dtype=dtype) if number % 2 else torch.empty(count).to(dtype)
+        )
         tensor.copy_(inputs[rank])
         version = tensor._version
         communicator.all_reduce(tensor, own_op(op, rank), background=number % 3 == 0).wait()
