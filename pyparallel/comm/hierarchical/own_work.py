@@ -8,7 +8,7 @@ from typing import Any
 from pyparallel.comm.communicator import Work
 from pyparallel.comm.hierarchical.lane import Explain
 from pyparallel.comm.hierarchical.layout import Layout, in_the_job
-from pyparallel.errors import PyparallelError
+from pyparallel.errors import PeerLostError, PyparallelError
 
 
 class OwnWork:
@@ -57,6 +57,10 @@ class OwnWork:
         """See Work.exception."""
         error = self._work.exception()
         return self._in_the_job(error) if isinstance(error, PyparallelError) else error
+
+    def has_lost_peers(self) -> bool:
+        """Whether it has ended because ranks of this host have left."""
+        return isinstance(self._work.exception(), PeerLostError)
 
     def withdraw(self) -> bool:
         """Takes back a recv for which no message has come; False if one has."""

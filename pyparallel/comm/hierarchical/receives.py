@@ -104,10 +104,10 @@ class Receive(LaneWork):
 
     def withdraw(self) -> bool:
         """Makes sure that no message of this host is taken any more; False if one was."""
-        own, self._own = self._own, None
-        if own is None or own.withdraw():
+        own = self._own
+        if own is None or own.withdraw() or own.has_lost_peers():
+            self._own = None
             return True
-        self._own = own
         return False
 
     def wait(self) -> None:
@@ -124,8 +124,10 @@ class Receive(LaneWork):
         """See Work.is_completed."""
         own = self._own
         if own is not None and not super().is_completed() and own.is_completed():
-            error = own.exception()
-            if error is None or self._own is own:  # not taken back in between
+            if own.has_lost_peers():
+                self._own = None  # other hosts may still answer
+            elif self._own is own:  # and was not withdrawn in between
+                error = own.exception()
                 self.source = own.source
                 self.end(error)
         return super().is_completed()
