@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import os
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -12,8 +14,11 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
+from pyparallel import _uncaught
+from pyparallel._uncaught import UncaughtHook
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
 from pyparallel.comm.rendezvous import connect, exchange_over_group, meet
+from pyparallel.comm.split import family
 from pyparallel.monitor import SPANS, SpanRing
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -21,7 +26,10 @@ DEFAULT_TIMEOUT_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Context:
-    """This process's place in the job.
+    """This process's place in the job; as a context manager, for as long as its block runs.
+
+    When the process ends with an uncaught exception, the peers are told before it does: their
+    waits end with PeerFailedError.
 
     Attributes:
         rank: 0 to world_size - 1.
@@ -38,10 +46,30 @@ class Context:
     device: torch.device
     communicator: Communicator
     spans: SpanRing = field(default=SPANS, repr=False)
+    _hook: UncaughtHook = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hook", UncaughtHook(self._abort))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Aborts if the block raised (or exits with a status that says so), then closes."""
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            self._abort(_uncaught.describe(error))
+        self.close()
+
+    def _abort(self, cause: str) -> None:
+        for communicator in family(self.communicator):
+            communicator.abort(cause)
 
     def close(self) -> None:
         """Leaves the job in good order. Called at exit; calling it twice is harmless."""
         global _default
+        self._hook.remove()
         self.communicator.close()
         if _default is self:
             _default = None

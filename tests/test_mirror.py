@@ -16,6 +16,7 @@ THROUGH_OTHERS = {
     "_native.py": "test_packaging.py",
     "comm/communicator.py": "comm/test_shm.py",
     "comm/links.py": "comm/test_watch.py",
+    "comm/_shm_work.py": "comm/test_shm.py",
     "optim/_base.py": "optim/test_state.py",
     "optim/_checkpoint.py": "optim/test_checkpoints.py",
     "optim/_batch.py": "optim/test_layouts.py",

@@ -3,12 +3,16 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 #include "comm/message_lane.hpp"
 #include "comm/progress.hpp"
 #include "core/error.hpp"
 
 namespace pyparallel {
 namespace {
+
+using namespace pybind11::literals;  // "name"_a
 
 // True once Python has a signal to raise in this thread. Called without the GIL.
 bool has_signal() {
@@ -68,6 +72,22 @@ class ShmCommunicator {
     interruptible([&] { communicator_.join({shm::Patience{}.yield_ns, &has_signal}); });
   }
 
+  // Says for all to hear that this rank has failed; its own operations fail, too.
+  void abort(const std::string& cause) {
+    check_process();
+    shm::FlightLog& flights = communicator_.flights();
+    std::string operation;
+    for (const shm::Lane lane : {shm::Lane::kCollectives, shm::Lane::kMessages})
+      if (const auto wait = flights.waiting(lane); wait.number != 0 && operation.empty())
+        operation = shm::describe(flights.read(wait.number));
+    communicator_.liveness().fail(operation, cause);
+    const int rank = communicator_.rank();
+    const auto error = std::make_exception_ptr(
+        PeerFailedError(rank, operation, cause, "this rank, " + std::to_string(rank) + ", has failed: " + cause));
+    queue_->fail(error);
+    messages_.fail(error);
+  }
+
   void close() {
     if (getpid() != process_ || closed_) return;
     closed_ = true;
@@ -85,13 +105,54 @@ class ShmCommunicator {
   void wait(Work& work) {
     if (work.completed.load(std::memory_order_acquire) && !work.error) return;
     check_process();
-    interruptible([&] {
+    const auto either = [&] {
       if (auto* message = dynamic_cast<shm::Message*>(&work))
         messages_.wait(*message, &has_signal);
       else
         queue_->wait(work, &has_signal);
-    });
+    };
+    if (on_failure_.is_none()) return interruptible(either);
+    try {
+      interruptible(either);
+    } catch (const std::runtime_error& error) {  // ours, not what a signal handler raised
+      const py::object tell = std::exchange(on_failure_, py::none());
+      tell(error.what(), flight_record(), who_waits());
+      throw;
+    }
   }
+
+  // What the first failed wait calls, with the error's text, the flight record and who waits for whom.
+  void set_on_failure(py::object on_failure) { on_failure_ = std::move(on_failure); }
+
+  // A dict per rank: whom it waits for, and its last operations.
+  py::list flight_record() {
+    check_process();
+    py::list ranks;
+    for (int r = 0; r < communicator_.world_size(); ++r) {
+      const shm::RankBlock& block = communicator_.control().rank(r);
+      py::list waits, operations;
+      for (const shm::Lane lane : {shm::Lane::kCollectives, shm::Lane::kMessages}) {
+        const auto wait = block.flights.waiting(lane);
+        if (wait.number == 0) continue;
+        const std::string operation = shm::describe(block.flights.read(wait.number));
+        waits.append(py::dict("rank"_a = wait.rank, "operation"_a = operation, "number"_a = wait.number,
+                              "since_ns"_a = wait.since_ns));
+      }
+      for (const shm::Flight& f : block.flights.last())
+        operations.append(py::dict(
+            "number"_a = f.number, "kind"_a = shm::kind_name(f.kind), "count"_a = f.count, "dtype"_a = name(f.dtype),
+            "peer"_a = f.peer, "tag"_a = f.tag, "state"_a = shm::name(f.state), "submitted_ns"_a = f.submitted_ns,
+            "started_ns"_a = f.started_ns, "ended_ns"_a = f.ended_ns, "operation"_a = shm::describe(f)));
+      const bool failed = block.failure.failed.load(std::memory_order_acquire) != 0;
+      ranks.append(py::dict("rank"_a = r, "process"_a = communicator_.processes()[static_cast<std::size_t>(r)],
+                            "left"_a = communicator_.has_left(r),
+                            "failure"_a = failed ? py::object(py::str(block.failure.cause)) : py::object(py::none()),
+                            "waits"_a = waits, "operations"_a = operations));
+    }
+    return ranks;
+  }
+
+  std::string who_waits() { return shm::who_waits(communicator_.control()); }
 
   bool test(Work& work) {
     if (work.completed.load(std::memory_order_acquire)) return true;
@@ -139,6 +200,7 @@ class ShmCommunicator {
   MessageLane messages_;
   int process_;
   bool closed_ = false;
+  py::object on_failure_ = py::none();
 };
 
 // A collective without the parts that only some have.
@@ -204,6 +266,10 @@ void register_comm(py::module_& module) {
       .def(py::init<std::shared_ptr<shm::Segment>, int, const std::vector<int>&, double>(), py::arg("control"),
            py::arg("rank"), py::arg("processes"), py::arg("timeout_seconds"))
       .def("join", &Self::join)
+      .def("set_on_failure", &Self::set_on_failure, py::arg("on_failure"))
+      .def("flight_record", &Self::flight_record)
+      .def("who_waits", &Self::who_waits)
+      .def("abort", &Self::abort, py::arg("cause"), py::call_guard<py::gil_scoped_release>())
       .def("close", &Self::close, py::call_guard<py::gil_scoped_release>())
       .def("wait", &Self::wait, py::arg("work"))
       .def("allocate", &Self::allocate, py::arg("num_bytes"))

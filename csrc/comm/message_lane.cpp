@@ -43,6 +43,8 @@ void MessageLane::submit(const std::shared_ptr<shm::Message>& message) {
   message->submitted_ns = now_ns();
   std::lock_guard<std::mutex> lock(mutex_);
   if (broken_) std::rethrow_exception(broken_);
+  message->flight = communicator_.flights().submit(message->sending ? shm::kSendKind : shm::kRecvKind, message->dtype,
+                                                   message->count, message->peer, message->tag);
   guarded([&] {
     messenger_.start(message);
     run(message.get());
@@ -68,6 +70,7 @@ void MessageLane::wait(shm::Message& message, const std::function<bool()>& inter
     const bool stopped = !rung && interrupted && interrupted();  // takes the GIL: not under the lock
     lock.lock();
     if (rung) continue;
+    if (!message.completed.load()) communicator_.flights().wait_for(shm::Lane::kMessages, message.flight, message.peer);
     guarded([&] {
       look_after_peers(describe(message));
       if (message.completed.load()) return;
@@ -75,10 +78,11 @@ void MessageLane::wait(shm::Message& message, const std::function<bool()>& inter
       if (stopped) throw shm::Interrupted(who + " was interrupted in " + describe(message));
       if (now_ns() - start > communicator_.timeout_ns())
         throw CollectiveTimeoutError(who + " waited " + std::to_string(communicator_.timeout_ns() / 1'000'000) +
-                                     " ms in " + describe(message) + ", which had no answer");
+                                     " ms in " + describe(message) + ", which had no answer\n" +
+                                     who_waits(communicator_.control()));
     });
   }
-  --waiters_;
+  if (--waiters_ == 0) communicator_.flights().wait_for(shm::Lane::kMessages, 0, 0);
   if (messenger_.busy()) call_thread();
   lock.unlock();
   if (message.error) std::rethrow_exception(message.error);
@@ -107,9 +111,9 @@ void MessageLane::guarded(const Function& function) {
   try {
     function();
   } catch (const shm::PeerMemoryError&) {
-    break_with(communicator_.liveness().explain(std::current_exception(), "a message"));
+    stop_with(communicator_.liveness().explain(std::current_exception(), "a message"));
   } catch (...) {
-    break_with(std::current_exception());
+    stop_with(std::current_exception());
   }
   // Another waiter sleeps at the doorbell and would not see that its message is completed.
   if (messenger_.completed() != before && waiters_ > 0) ring(messenger_.inbox());
@@ -118,6 +122,11 @@ void MessageLane::guarded(const Function& function) {
 void MessageLane::run(const shm::Message* until) {
   while (!broken_ && !(until && until->completed.load(std::memory_order_relaxed)) && messenger_.progress()) {
   }
+}
+
+void MessageLane::stop_with(const std::exception_ptr& error) {
+  communicator_.tell_peers(error, "a message");
+  break_with(error);
 }
 
 void MessageLane::break_with(const std::exception_ptr& error) {

@@ -41,6 +41,7 @@ class MessageLane {
   template <typename Function>
   void guarded(const Function& function);
   void run(const shm::Message* until);
+  void stop_with(const std::exception_ptr& error);
   void break_with(const std::exception_ptr& error);
   void look_after_peers(const std::string& doing);
   void call_thread();

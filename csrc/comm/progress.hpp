@@ -37,6 +37,7 @@ class ProgressQueue {
 
   // Fails everything queued and to come.
   void close();
+  void fail(const std::exception_ptr& error);
 
  private:
   bool run_next(const shm::Patience& patience);  // requires running_
@@ -49,6 +50,7 @@ class ProgressQueue {
   std::condition_variable wake_, done_;
   std::deque<std::shared_ptr<CollectiveWork>> queue_;
   std::exception_ptr broken_;  // the first error: the ranks are out of step from then on
+  std::uint32_t submitted_ = 0;
   bool background_ = false, stop_ = false;
   std::thread thread_;
 };

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel._native import core
+from pyparallel.comm import flight
 from pyparallel.comm._operands import (
     algorithms_of,
     check_algorithm,
@@ -23,72 +24,14 @@ from pyparallel.comm._operands import (
     check_shape,
     check_sizes,
 )
+from pyparallel.comm._shm_work import ShmWork
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
+from pyparallel.comm.flight import Record
 from pyparallel.comm.messages import Messages, ShmMessage
 from pyparallel.errors import OutOfMemoryError
 
 _KINDS = dict(core.Kind.__members__)
 _REDUCTIONS = dict(core.Reduction.__members__)
-
-
-class ShmWork:
-    """A collective in flight; keeps its tensors alive until it is completed.
-
-    Attributes:
-        native: also knows when it was submitted, and for how long it waited for other ranks.
-    """
-
-    __slots__ = ("_communicator", "_read", "_written", "native")
-
-    def __init__(
-        self,
-        communicator: core.ShmCommunicator,
-        native: core.Work,
-        *,
-        written: Tensor | None = None,
-        read: Tensor | None = None,
-    ) -> None:
-        self._communicator = communicator
-        self._written = written
-        self._read = read
-        self.native = native
-
-    @property
-    def started_ns(self) -> int:
-        """See Work.started_ns."""
-        return self.native.started_ns
-
-    @property
-    def ended_ns(self) -> int:
-        """See Work.ended_ns."""
-        return self.native.ended_ns
-
-    def wait(self) -> None:
-        """Blocks until the result is there, running queued work in this thread if nobody else does.
-
-        Raises:
-            PeerLostError: a rank died or left.
-            CollectiveMismatchError: ranks called different operations.
-            CollectiveTimeoutError: a rank did not come in time.
-        """
-        self._communicator.wait(self.native)
-        if self._written is not None:
-            torch.autograd.graph.increment_version(self._written)
-        self._written = self._read = None
-
-    def is_completed(self) -> bool:
-        """Whether wait() would return at once."""
-        return self.native.completed
-
-    def exception(self) -> BaseException | None:
-        """The error of a completed collective, or None."""
-        if not self.native.failed:
-            return None
-        try:
-            self._communicator.wait(self.native)
-        except Exception as error:
-            return error
-        return None
 
 
 class ShmCommunicator:
@@ -108,6 +51,7 @@ class ShmCommunicator:
         self._native = native
         self._in_flight: deque[ShmWork] = deque()
         self._messages = Messages(native, rank=rank, world_size=world_size)
+        flight.dump_on_failure(native, rank=rank, world_size=world_size)
 
     def all_reduce(
         self,
@@ -224,6 +168,14 @@ class ShmCommunicator:
             )
         return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(shape)
 
+    def flight_record(self) -> Record:
+        """The last operations of every rank and whom each waits for; see pyparallel.comm.flight."""
+        return flight.record(self._native, rank=self.rank, world_size=self.world_size)
+
+    def abort(self, cause: str) -> None:
+        """See Communicator.abort."""
+        self._native.abort(cause)
+
     def close(self) -> None:
         """See Communicator.close. Tensors from empty() stay valid; calling it twice is harmless."""
         self._native.close()
@@ -241,9 +193,10 @@ class ShmCommunicator:
         root: int,
         background: bool,
     ) -> ShmWork:
-        dtype = check_operands(what, "cpu", output, input)
+        dtype = check_operands(what, "cpu", *((input,) if output is input else (output, input)))
         check_reduction(what, op, input)
-        check_algorithm(what, algorithm, *algorithms_of("cpu"))
+        if algorithm != "auto":
+            check_algorithm(what, algorithm, *algorithms_of("cpu"))
         name, factor = ("premultiplied", op.factor) if isinstance(op, Premultiplied) else (op, 1.0)
         native = self._native.combine(
             _KINDS[what],
@@ -269,7 +222,10 @@ class ShmCommunicator:
         root: int,
         background: bool,
     ) -> ShmWork:
-        check_moved(what, "cpu", *(tensor for tensor in (output, input) if tensor is not None))
+        if output is None or input is None or output is input:
+            check_moved(what, "cpu", part)
+        else:
+            check_moved(what, "cpu", output, input)
         native = self._native.move(
             _KINDS[what],
             0 if output is None else output.data_ptr(),

@@ -10,10 +10,6 @@ namespace {
 
 bool reduces(Kind kind) { return kind == Kind::kAllReduce || kind == Kind::kReduce || kind == Kind::kReduceScatter; }
 
-bool has_root(Kind kind) {
-  return kind == Kind::kBroadcast || kind == Kind::kReduce || kind == Kind::kGather || kind == Kind::kScatter;
-}
-
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
 std::uint64_t sum(const std::vector<std::uint64_t>& sizes) {
@@ -88,6 +84,10 @@ const char* name(Kind kind) {
 
 const char* name(Algorithm algorithm) { return algorithm == Algorithm::kRing ? "ring" : "direct"; }
 
+bool has_root(Kind kind) {
+  return kind == Kind::kBroadcast || kind == Kind::kReduce || kind == Kind::kGather || kind == Kind::kScatter;
+}
+
 void Collective::set_sizes(int world_size, std::vector<std::uint64_t> output, std::vector<std::uint64_t> input) {
   const std::vector<std::uint64_t> equal(static_cast<std::size_t>(world_size), input.empty() ? 0 : input.front());
   if (input == equal && output == equal) {
@@ -137,10 +137,12 @@ Operation as_operation(const Collective& c) {
           kPrivate, 0,      0,       c.factor};
 }
 
+std::string amount(std::uint64_t count) { return count == kUnequal ? "unequal parts" : number(count); }
+
 std::string describe(const Operation& o) {
   std::string text = name(o.kind);
   if (o.kind == Kind::kBarrier) return text + "()";
-  text.append("(").append(o.count == kUnequal ? "unequal parts" : number(o.count)).append(" x ").append(name(o.dtype));
+  text.append("(").append(amount(o.count)).append(" x ").append(name(o.dtype));
   if (o.kind == Kind::kAllToAll && o.count != kUnequal) text.append(" to each rank");
   if (has_root(o.kind)) text.append(", root ").append(number(o.root));
   if (reduces(o.kind)) text.append(", ").append(name(o.reduction));
@@ -162,13 +164,15 @@ bool same(const Operation& a, const Operation& b) {
 void check_same_operation(ControlBlock& control, std::uint32_t sequence, int rank) {
   const int world_size = static_cast<int>(control.world_size);
   const auto operation = [&](int r) -> const Operation& { return control.rank(r).operations[sequence & 1]; };
-  const std::string where = "ranks disagree in operation #" + number(sequence) + ": rank ";
+  const auto disagree = [&](const std::string& how) {
+    throw CollectiveMismatchError("ranks disagree in operation #" + number(sequence) + ": rank " + how);
+  };
   bool unequal = false;
   for (int r = 0; r < world_size; ++r) {
     unequal = unequal || (operation(r).kind == Kind::kAllToAll && operation(r).count == kUnequal);
     if (same(operation(rank), operation(r))) continue;
-    throw CollectiveMismatchError(where + std::to_string(rank) + " called " + describe(operation(rank)) + ", rank " +
-                                  std::to_string(r) + " called " + describe(operation(r)));
+    disagree(std::to_string(rank) + " called " + describe(operation(rank)) + ", rank " + std::to_string(r) +
+             " called " + describe(operation(r)));
   }
   if (!unequal) return;
   for (int from = 0; from < world_size; ++from)
@@ -176,10 +180,9 @@ void check_same_operation(ControlBlock& control, std::uint32_t sequence, int ran
       const std::uint64_t sent = control.input_size(from, sequence, to);
       const std::uint64_t expected = control.output_size(to, sequence, from);
       if (sent == expected) continue;
-      const char* const dtype = name(operation(rank).dtype);
-      throw CollectiveMismatchError(where + std::to_string(from) + " sends " + number(sent) + " x " + dtype +
-                                    " to rank " + std::to_string(to) + " in all_to_all, which expects " +
-                                    number(expected) + " x " + dtype + " from it");
+      const std::string dtype = std::string(" x ") + name(operation(rank).dtype);
+      disagree(std::to_string(from) + " sends " + number(sent) + dtype + " to rank " + std::to_string(to) +
+               " in all_to_all, which expects " + number(expected) + dtype + " from it");
     }
 }
 

@@ -33,8 +33,10 @@ void validate(const Collective& collective, int rank, int world_size);
 // Bytes of the input that a rank shows its peers.
 std::uint64_t input_bytes(const Collective& collective, int world_size);
 
+bool has_root(Kind kind);
 Operation as_operation(const Collective& collective);
 std::string describe(const Operation& operation);
+std::string amount(std::uint64_t count);  // as messages say it
 
 // Throws CollectiveMismatchError, the same on all ranks, if the ranks do not mean the same collective. `sequence` is
 // its number, `rank` this one.

@@ -73,8 +73,6 @@ std::string Communicator::describe(const Collective& c) const {
   return shm::describe(as_operation(c)) + " #" + std::to_string(sequence_);
 }
 
-std::string Communicator::describe_current() const { return current_ ? describe(*current_) : "init()"; }
-
 std::uint64_t Communicator::slot_header(std::uint64_t count) const {
   return count == kUnequal ? 2 * sizeof(std::uint64_t) * static_cast<std::uint64_t>(world_size_) : 0;
 }
@@ -103,7 +101,8 @@ void Communicator::post(const Collective& c) {
   publish(own.posted, sequence_);
 }
 
-void Communicator::complete(const Collective& c, const Patience& patience) {
+void Communicator::complete(const Collective& c, const Patience& patience, std::uint64_t flight) {
+  flight_ = flight;
   patience_ = &patience;
   current_ = &c;
   deadline_ = now_ns() + timeout_ns_;
@@ -133,20 +132,36 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
   Flag& awaited = control_.rank(r).*flag;
   if (reached(awaited, target)) return;
   const std::int64_t start = now_ns();
-  const std::string doing = describe_current();
+  const std::string doing = current_ ? describe(*current_) : "init()";
   std::int64_t yield_ns = oversubscribed_ ? 0 : patience_->yield_ns;
   for (; !wait(awaited, target, yield_ns, kSliceNs); yield_ns = 0) {
     const bool left = control_.rank(r).closed.load(std::memory_order_acquire) != 0;
     if (reached(awaited, target)) break;
+    if (flight_ != 0) flights().wait_for(Lane::kCollectives, flight_, r);
     liveness_.check(left ? r : rank_, doing);
     if (abandoned_.load() || (patience_->interrupted && patience_->interrupted()))
       throw Interrupted("rank " + std::to_string(rank_) + " was interrupted in " + doing);
     if (now_ns() > deadline_)
       throw CollectiveTimeoutError("rank " + std::to_string(rank_) + " waited " +
                                    std::to_string(timeout_ns_ / 1'000'000) + " ms for rank " + std::to_string(r) +
-                                   " in " + doing + ", which did not come");
+                                   " in " + doing + ", which did not come\n" + who_waits(control_));
   }
+  if (flight_ != 0) flights().wait_for(Lane::kCollectives, 0, 0);
   waited_ns_ += now_ns() - start;
+}
+
+void Communicator::tell_peers(const std::exception_ptr& error, const std::string& doing) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const PeerLostError&) {  // the peers find these out themselves, or run into their own deadlines
+  } catch (const PeerFailedError&) {
+  } catch (const CollectiveMismatchError&) {
+  } catch (const CollectiveTimeoutError&) {
+  } catch (const Interrupted&) {
+    if (!abandoned_.load()) liveness_.fail(doing, "interrupted");
+  } catch (const std::exception& other) {
+    liveness_.fail(doing, other.what());
+  }
 }
 
 void Communicator::await_all(Flag RankBlock::* flag, std::uint32_t target) {

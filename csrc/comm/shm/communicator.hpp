@@ -3,6 +3,7 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -49,7 +50,8 @@ class Communicator {
   // A collective in two halves: post() copies a small operand to its slot and tells the peers, without waiting;
   // complete() does the rest. At most one collective may be posted at a time, in the same order on all ranks.
   void post(const Collective& collective);
-  void complete(const Collective& collective, const Patience& patience);
+  // `flight`: the number of the collective in the flight record.
+  void complete(const Collective& collective, const Patience& patience, std::uint64_t flight = 0);
 
   // The call in words, with its number.
   std::string describe(const Collective& collective) const;
@@ -67,6 +69,12 @@ class Communicator {
   ControlBlock& control() { return control_; }
   Liveness& liveness() { return liveness_; }
   const std::vector<int>& processes() const { return processes_; }
+  FlightLog& flights() { return control_.rank(rank_).flights; }
+  std::uint64_t log_flight(const Collective& c, std::uint32_t sequence) {
+    return flights().submit(static_cast<std::uint8_t>(c.kind), c.dtype, c.count, c.root, sequence);
+  }
+  // Tells the peers of an error that only this rank knows of, so that they need not wait for their deadlines.
+  void tell_peers(const std::exception_ptr& error, const std::string& doing);
   bool has_left(int r) { return control_.rank(r).closed.load(std::memory_order_acquire) != 0; }
   std::int64_t waited_ns() const { return waited_ns_; }  // spent waiting for peers so far
 
@@ -77,7 +85,6 @@ class Communicator {
   bool all_shared();
   std::uint64_t slot_header(std::uint64_t count) const;  // bytes before the operand in a slot
   bool fits_slot(std::uint64_t bytes, std::uint64_t count) const { return slot_header(count) + bytes <= kSlotBytes; }
-  std::string describe_current() const;
 
   // reductions.cpp
   void all_reduce(const Collective& c);
@@ -120,6 +127,7 @@ class Communicator {
   const Patience* patience_ = nullptr;   // of the collective being completed
   const Collective* current_ = nullptr;  // likewise
   std::int64_t deadline_ = 0;            // likewise
+  std::uint64_t flight_ = 0;             // likewise
   std::atomic<bool> abandoned_{false};
   // What a rank gives this one in a move; without a source it comes through the bounce buffer.
   struct Parcel {

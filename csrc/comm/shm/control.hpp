@@ -9,16 +9,16 @@
 
 #include "comm/shm/combine.hpp"
 #include "comm/shm/flag.hpp"
+#include "comm/shm/flight_record.hpp"
 #include "comm/shm/inbox.hpp"
 #include "core/dtype.hpp"
 
 namespace pyparallel::shm {
 
-inline constexpr std::uint64_t kMagic = 0x7079706172616c33;  // "pyparal3": the layout's version
-inline constexpr std::uint64_t kSlotBytes = 32 << 10;        // up to here a whole operand goes through its slot
-inline constexpr std::uint64_t kPieceBytes = 256 << 10;      // larger private operands pass in pieces of this size
-inline constexpr std::uint32_t kMaxSegments = 512;           // live shared allocations of one rank
-
+inline constexpr std::uint64_t kMagic = 0x7079706172616c33;   // "pyparal3": the layout's version
+inline constexpr std::uint64_t kSlotBytes = 32 << 10;         // up to here a whole operand goes through its slot
+inline constexpr std::uint64_t kPieceBytes = 256 << 10;       // larger private operands pass in pieces of this size
+inline constexpr std::uint32_t kMaxSegments = 512;            // live shared allocations of one rank
 inline constexpr std::uint64_t kUnequal = ~std::uint64_t{0};  // Operation::count of an all_to_all with a table of sizes
 inline constexpr int kMaxRanks = kSlotBytes / (2 * sizeof(std::uint64_t));  // whose sizes fit a slot
 
@@ -59,6 +59,13 @@ struct SegmentEntry {
   std::atomic<std::uint32_t> generation;  // odd while the entry is in use
 };
 
+// What a rank says before it gives up.
+struct Failure {
+  std::atomic<std::uint32_t> failed;  // 1 once the texts are there
+  char operation[160];
+  char cause[608];
+};
+
 struct RankBlock {
   alignas(128) Flag posted;  // operations begun; operations[posted & 1] says which
   Operation operations[2];
@@ -70,13 +77,17 @@ struct RankBlock {
   alignas(128) Flag joined;           // 1 when the rank has come
   std::atomic<std::uint32_t> closed;  // 1 when the rank left in good order
   SegmentEntry segments[kMaxSegments];
+  Failure failure;
+  alignas(128) FlightLog flights;
   alignas(128) Inbox inbox;
 };
 
 struct ControlBlock {
   std::uint64_t magic;
   std::uint32_t world_size;
-  std::atomic<std::uint32_t> first_lost;  // rank + 1 of the first peer found dead, so that all name the same one
+  // Rank + 1 of the first peer found dead, kSaidSo added if it failed by its own account: all name the same one.
+  std::atomic<std::uint32_t> first_lost;
+  static constexpr std::uint32_t kSaidSo = 1u << 31;
 
   RankBlock& rank(int r) { return reinterpret_cast<RankBlock*>(this + 1)[r]; }
   char* slot(int r, std::uint32_t sequence) {

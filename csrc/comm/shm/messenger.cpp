@@ -48,6 +48,7 @@ Messenger::~Messenger() {
 
 void Messenger::start(const std::shared_ptr<Message>& message) {
   message->started_ns = now_ns();
+  control_.rank(rank_).flights.start(message->flight);
   if (message->sending) return send(message);
   const auto letter = std::find_if(unexpected_.begin(), unexpected_.end(),
                                    [&](const Letter& candidate) { return accepts(*message, candidate); });
@@ -217,6 +218,7 @@ void Messenger::finish(const std::shared_ptr<Message>& message) {
 void Messenger::complete(Message& message, const std::exception_ptr& error) {
   message.ended_ns = now_ns();
   message.error = error;
+  control_.rank(rank_).flights.end(message.flight, error != nullptr);
   message.held.reset();
   ++completed_;
   message.completed.store(true, std::memory_order_release);

@@ -38,26 +38,53 @@ bool Liveness::has_exited(int rank) {
   return poll(&query, 1, 0) > 0;
 }
 
-void Liveness::check(int awaited, const std::string& doing) {
-  std::uint32_t lost = control_.first_lost.load(std::memory_order_acquire);
-  for (int r = 0; r < static_cast<int>(processes_.size()) && lost == 0; ++r) {
-    if (r == rank_ || control_.rank(r).closed.load(std::memory_order_acquire) != 0 || !has_exited(r)) continue;
-    // It may have closed between the two looks. If not, the first to find out names the rank for all.
-    if (control_.rank(r).closed.load(std::memory_order_acquire) != 0) continue;
-    std::uint32_t none = 0;
-    control_.first_lost.compare_exchange_strong(none, static_cast<std::uint32_t>(r) + 1);
-    lost = control_.first_lost.load(std::memory_order_acquire);
+// The first to find out that a rank is gone names it for all.
+std::uint32_t Liveness::first_lost() {
+  for (int r = 0; r < static_cast<int>(processes_.size()); ++r) {
+    if (const std::uint32_t lost = control_.first_lost.load(std::memory_order_acquire)) return lost;
+    RankBlock& block = control_.rank(r);
+    const auto named = [&](std::uint32_t how) {
+      std::uint32_t none = 0;
+      control_.first_lost.compare_exchange_strong(none, (static_cast<std::uint32_t>(r) + 1) | how);
+    };
+    if (block.failure.failed.load(std::memory_order_acquire) != 0) named(ControlBlock::kSaidSo);
+    if (r == rank_ || block.closed.load(std::memory_order_acquire) != 0 || !has_exited(r)) continue;
+    // It may have failed or closed between the two looks.
+    if (block.failure.failed.load(std::memory_order_acquire) != 0)
+      named(ControlBlock::kSaidSo);
+    else if (block.closed.load(std::memory_order_acquire) == 0)
+      named(0);
   }
+  return control_.first_lost.load(std::memory_order_acquire);
+}
+
+void Liveness::check(int awaited, const std::string& doing) {
   const auto describe = [&](int r) {
     return "rank " + std::to_string(r) + " (process " + std::to_string(processes_[r]) + ")";
   };
-  if (lost != 0) {
-    const int r = static_cast<int>(lost) - 1;
-    throw PeerLostError(r, describe(r) + " died; rank " + std::to_string(rank_) + " was in " + doing);
+  const std::string was = "; rank " + std::to_string(rank_) + " was in " + doing;
+  const std::uint32_t lost = first_lost();
+  const int r = static_cast<int>(lost & ~ControlBlock::kSaidSo) - 1;
+  if ((lost & ControlBlock::kSaidSo) != 0) {
+    const Failure& failure = control_.rank(r).failure;
+    const std::string operation = failure.operation, cause = failure.cause;
+    throw PeerFailedError(
+        r, operation, cause,
+        describe(r) + " failed in " + (operation.empty() ? "its own code" : operation) + ": " + cause + was);
   }
+  if (lost != 0) throw PeerLostError(r, describe(r) + " died" + was);
   if (control_.rank(awaited).closed.load(std::memory_order_acquire) != 0)
-    throw PeerLostError(awaited, describe(awaited) + " left and closed its communicator; rank " +
-                                     std::to_string(rank_) + " was in " + doing);
+    throw PeerLostError(awaited, describe(awaited) + " left and closed its communicator" + was);
+}
+
+void Liveness::fail(const std::string& operation, const std::string& cause) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Failure& own = control_.rank(rank_).failure;
+  if (own.failed.load(std::memory_order_relaxed) != 0) return;
+  operation.copy(own.operation, sizeof own.operation - 1);
+  cause.copy(own.cause, sizeof own.cause - 1);
+  own.failed.store(1, std::memory_order_release);
+  first_lost();
 }
 
 std::exception_ptr Liveness::explain(const std::exception_ptr& error, const std::string& doing) {

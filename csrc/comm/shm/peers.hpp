@@ -21,17 +21,22 @@ class Liveness {
   Liveness(const Liveness&) = delete;
   Liveness& operator=(const Liveness&) = delete;
 
-  // Throws PeerLostError if a rank died, or if `awaited` closed its communicator; the message ends with `doing`.
+  // Throws PeerLostError if a rank died, PeerFailedError if one said so, PeerLostError if `awaited` closed its
+  // communicator; the message ends with `doing`.
   void check(int awaited, const std::string& doing);
+  // Says for all to hear that this rank has failed, once; texts are cut to what there is room for.
+  void fail(const std::string& operation, const std::string& cause);
   // Why a peer's memory could not be opened: its death, which becomes visible a moment later, or `error` itself.
   std::exception_ptr explain(const std::exception_ptr& error, const std::string& doing);
 
  private:
+  std::uint32_t first_lost();
   bool has_exited(int rank);
 
   ControlBlock& control_;
   int rank_;
   std::vector<int> processes_;
+  std::mutex mutex_;         // one failure is told
   std::vector<int> pidfds_;  // -1 where there is nothing to watch
 };
 

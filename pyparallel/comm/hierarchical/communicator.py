@@ -221,6 +221,4 @@ class HierarchicalCommunicator:
         self._messages.fail(error)
         self._layout.between.close()
         if not isinstance(error, ValueError):  # closed in good order
-            getattr(self._layout.own, "abort", lambda _: self._layout.own.close())(
-                str(error)
-            )  # TEMPORARY
+            self._layout.own.abort(str(error))

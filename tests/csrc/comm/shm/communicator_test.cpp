@@ -76,13 +76,22 @@ void reduce_scatters(Communicator& c, std::size_t count, bool shared, int round)
     CHECK_EQUAL(output[i], sum(c.world_size(), static_cast<std::size_t>(c.rank()) * count + i, round));
 }
 
+// The sum in which every rank's values count rank + 1 times.
+float weighted_sum(int world_size, std::size_t i, int round) {
+  float total = 0;
+  for (int r = 0; r < world_size; ++r) total += static_cast<float>(r + 1) * value(r, i, round);
+  return total;
+}
+
 void reduces(Communicator& c, std::size_t count, bool shared, int round) {
   const int root = round % c.world_size();
   Operand x(c, count, shared);
   fill(x, c.rank(), round);
-  run(c, collective(Kind::kReduce, Reduction::kSum, count, x.data(), x.data(), root));
+  Collective reduce = collective(Kind::kReduce, Reduction::kPremultiplied, count, x.data(), x.data(), root);
+  reduce.factor = c.rank() + 1;
+  run(c, reduce);
   for (std::size_t i = 0; i < count; ++i)
-    CHECK_EQUAL(x[i], c.rank() == root ? sum(c.world_size(), i, round) : value(c.rank(), i, round));
+    CHECK_EQUAL(x[i], c.rank() == root ? weighted_sum(c.world_size(), i, round) : value(c.rank(), i, round));
 }
 
 void gathers(Communicator& c, std::size_t count, bool shared, int round) {
@@ -145,11 +154,7 @@ void rings(Communicator& c, std::size_t count, bool shared, int round) {
   all_reduce.algorithm = shm::Algorithm::kRing;
   all_reduce.factor = c.rank() + 1;
   run(c, all_reduce);
-  for (std::size_t i = 0; i < count; ++i) {
-    float expected = 0;
-    for (int r = 0; r < c.world_size(); ++r) expected += static_cast<float>(r + 1) * value(r, i, round);
-    CHECK_EQUAL(x[i], expected);
-  }
+  for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(x[i], weighted_sum(c.world_size(), i, round));
   fill(input, c.rank(), round);
   Collective scatter = collective(Kind::kReduceScatter, Reduction::kSum, count, input.data(), output.data());
   scatter.algorithm = shm::Algorithm::kRing;
