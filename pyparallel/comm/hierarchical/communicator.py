@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,12 +37,16 @@ class HierarchicalCommunicator:
     They run one after the other in a thread of this communicator, so all of them make progress in
     the background. The result of a reduction is the same bits on all ranks; it depends on ranks and
     hosts only, never on timing.
+
+    Attributes:
+        parts: the communicators that split() has made of it and that are in use.
     """
 
     def __init__(self, layout: Layout, failures: Failures, split: Split) -> None:
         """Use pyparallel.init() to get one, or rendezvous.connect()."""
         self.rank = layout.rank
         self.world_size = len(layout.hosts.host_of)
+        self.parts: weakref.WeakSet[Communicator] = weakref.WeakSet()
         self._layout = layout
         self._failures = failures
         self._split = split
@@ -181,7 +186,10 @@ class HierarchicalCommunicator:
     def split(self, color: int | None, key: int = 0) -> Communicator | None:
         """See Communicator.split: a part on one host is in shared memory alone."""
         self._check_usable()
-        return self._split(self, color, key)
+        part = self._split(self, color, key)
+        if part is not None:
+            self.parts.add(part)
+        return part
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty: in this host's shared memory."""

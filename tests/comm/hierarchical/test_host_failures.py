@@ -36,7 +36,7 @@ def work_forever(count: int, messages: bool) -> None:
             communicator.all_reduce(tensor, "max").wait()
 
 
-@pytest.mark.parametrize("layout", ["aabb", "abab", "aaab", "abc", "aabb"])
+@pytest.mark.parametrize("layout", ["aabb", "aba", "aaab", "abc"])
 def test_a_killed_rank_is_named_on_all_hosts_within_two_seconds(layout: str, seed: int) -> None:
     choose = random.Random(seed)
     count, messages = choose.choice([1, 5001, 1_000_001]), choose.random() < 0.5
@@ -104,15 +104,16 @@ def leave_early(raises: bool) -> None:
 
 @pytest.mark.parametrize("layout", ["aabb", "ab"])
 @pytest.mark.parametrize("raises", [False, True])
-def test_a_rank_that_leaves_is_named_at_once(layout: str, raises: bool) -> None:
+def test_a_rank_that_leaves_or_raises_is_named_at_once(layout: str, raises: bool) -> None:
     start = time.monotonic()
     errors = errors_of_ranks(len(layout), leave_early, raises, environment=hosts(layout))
     assert time.monotonic() - start < 15
     for rank, error in enumerate(errors):
-        if rank != 1:
-            assert isinstance(error, PeerLostError), error
-            assert error.rank == 1
-            assert "left" in str(error)
+        if rank == 1:
+            continue
+        assert isinstance(error, PeerLostError), error
+        assert error.rank == 1
+        assert "left" in str(error)
 
 
 def all_is_well_if_one_is_faster() -> None:

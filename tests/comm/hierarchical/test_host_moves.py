@@ -50,6 +50,7 @@ def move(seed: int) -> None:
         communicator.scatter(part, whole if rank == root else None, root).wait()
         assert torch.equal(part, inputs[rank]), ("scatter", case)
         communicator.barrier().wait()
+    exchange(seed)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -58,6 +59,7 @@ def test_every_part_arrives_in_its_place(layout: str, seed: int) -> None:
 
 
 def exchange(seed: int) -> None:
+    """all_to_all, with sizes of every kind and with equal ones."""
     communicator = pyparallel.init().communicator
     rank, world = communicator.rank, communicator.world_size
     choose = random.Random(seed)
@@ -77,11 +79,6 @@ def exchange(seed: int) -> None:
         communicator.all_to_all(output, equal).wait()
         parts = [draw(seed, other, 3 * world, dtype).view(world, 3)[rank] for other in range(world)]
         assert torch.equal(output, torch.cat(parts))
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_all_to_all_takes_any_sizes(layout: str, seed: int) -> None:
-    run_ranks(len(layout), exchange, seed, environment=hosts(layout))
 
 
 def in_flight_together() -> None:
