@@ -10,14 +10,12 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, Store
-from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from pyparallel import _uncaught
 from pyparallel._uncaught import UncaughtHook
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
-from pyparallel.comm.rendezvous import connect, exchange_over_group, meet
+from pyparallel.comm.rendezvous import connect, connect_group, part_of
 from pyparallel.comm.split import family
 from pyparallel.monitor import SPANS, SpanRing
 
@@ -175,7 +173,7 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
         return Context(rank, world_size, local_rank, chosen, _own_group("nccl", chosen))
     store, _, _ = next(iter(rendezvous("env://")))
     communicator = connect(
-        _own_part(store, "job", rank),
+        part_of(store, "job", rank),
         rank=rank,
         world_size=world_size,
         timeout_seconds=timeout,
@@ -198,7 +196,7 @@ def _join_group(
     if world_size == 1:
         communicator = SoloCommunicator(chosen)
     elif chosen.type == "cpu":
-        communicator = _connect_group(group, _timeout(timeout_seconds))
+        communicator = connect_group(group, _timeout(timeout_seconds))
     if communicator is None:
         communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
@@ -208,25 +206,3 @@ def _own_group(backend: str, device: torch.device) -> GroupCommunicator:
     dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
     assert dist.group.WORLD is not None
     return GroupCommunicator(dist.group.WORLD, device, owned=True)
-
-
-def _connect_group(group: dist.ProcessGroup, timeout: float) -> Communicator | None:
-    """Our communicator of a group's ranks; None if they are on several hosts without a store."""
-    rank, world_size = group.rank(), group.size()
-    exchange = exchange_over_group(group)
-    store = _get_default_store()
-    if store is None:  # MPI
-        return meet(exchange, rank=rank, world_size=world_size, timeout_seconds=timeout)[0]
-    return connect(
-        _own_part(store, group.group_name, rank),
-        rank=rank,
-        world_size=world_size,
-        timeout_seconds=timeout,
-        exchange=exchange,
-    )
-
-
-def _own_part(store: Store, name: str, rank: int) -> Store:
-    """A part of the store for one connect(): stores keep what earlier ones of a job put there."""
-    generation = store.add(f"pyparallel/{name}/joined by {rank}", 1)
-    return PrefixStore(f"pyparallel/{name}/{generation}", store)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import _get_default_store
 
 from pyparallel._native import core
 from pyparallel.comm import hierarchical
@@ -112,6 +113,33 @@ def connect(
         _splitter(store, timeout_seconds),
         timeout_seconds=timeout_seconds,
     )
+
+
+def connect_group(group: dist.ProcessGroup, timeout_seconds: float) -> Communicator | None:
+    """connect() for the ranks of a torch group; None if they are on several hosts without a store.
+
+    Args:
+        group: of any backend; at least two ranks.
+        timeout_seconds: see connect().
+    """
+    rank, world_size = group.rank(), group.size()
+    exchange = exchange_over_group(group)
+    store = _get_default_store()
+    if store is None:  # MPI
+        return meet(exchange, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds)[0]
+    return connect(
+        part_of(store, group.group_name, rank),
+        rank=rank,
+        world_size=world_size,
+        timeout_seconds=timeout_seconds,
+        exchange=exchange,
+    )
+
+
+def part_of(store: Store, name: str, rank: int) -> Store:
+    """A part of the store for one connect(): stores keep what earlier ones of a job put there."""
+    generation = store.add(f"pyparallel/{name}/joined by {rank}", 1)
+    return PrefixStore(f"pyparallel/{name}/{generation}", store)
 
 
 def _meet_on_host(

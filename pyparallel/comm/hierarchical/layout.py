@@ -50,7 +50,7 @@ class Layout:
         """Tells the rail what this rank calls. Its host's other ranks are checked inside."""
         call = f"{what}({arguments})"
         others = [rank for rank in self.rail or () if rank != self.rank]
-        return self.between.announce(what, {rank: (call, call) for rank in others})
+        return self.between.announce(what, dict.fromkeys(others, (call, call)))
 
     def inside(self, call: Callable[[Communicator], Work]) -> None:
         """Runs an operation of this host's ranks; errors name them by their rank in the job."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -112,8 +113,7 @@ class Messages:
     def _request_headers(self) -> None:
         """Asks for as many headers as recvs wait for, each in a thread that waits for one."""
         for wanted, tag in self._matching.requests():
-            request = LaneWork("recv", ())
-            self._start(request, lambda wanted=wanted, tag=tag: self._fetch_header(wanted, tag))
+            self._start(LaneWork("recv", ()), partial(self._fetch_header, wanted, tag))
 
     def _fetch_header(self, wanted: int | None, tag: int) -> None:
         between = self._layout.between
@@ -134,7 +134,7 @@ class Messages:
     def _complete(self, receives: list[Receive]) -> None:
         """Receives the contents for recvs that have taken a header."""
         for receive in receives:
-            self._start(receive, lambda receive=receive: self._receive(receive))
+            self._start(receive, partial(self._receive, receive))
 
     def _receive(self, receive: Receive) -> None:
         header = receive.header

@@ -142,8 +142,8 @@ def all_to_all(
             for other in others
         },
     )
-    sent = input.detach().view(-1).split(list(input_sizes))
-    received = output.detach().view(-1).split(list(output_sizes))
+    sent = torch.split(input.detach().view(-1), list(input_sizes))
+    received = torch.split(output.detach().view(-1), list(output_sizes))
     packed = torch.cat([sent[other] for other in own])
     sizes = [output_sizes[other] for other in own]
     unpacked = packed.new_empty(sum(sizes))
@@ -156,7 +156,7 @@ def all_to_all(
             background=False,
         )
     )
-    for other, part in zip(own, unpacked.split(sizes), strict=True):
+    for other, part in zip(own, torch.split(unpacked, sizes), strict=True):
         received[other].copy_(part)
     announcement.check()
     layout.between.exchange(

@@ -54,8 +54,8 @@ class Header:
     @staticmethod
     def unpack(data: Tensor) -> Header:
         """From pack()."""
-        *numbers, dtype = _HEADER.unpack(bytes(data.tolist()))
-        return Header(*numbers, dtype=dtype.rstrip(b"\0").decode())
+        source, tag, number, numel, dtype = _HEADER.unpack(bytes(data.tolist()))
+        return Header(source, tag, number, numel, dtype.rstrip(b"\0").decode())
 
 
 class Receive(LaneWork):
@@ -179,8 +179,9 @@ class Matching:
         self._waiting = [receive for receive in self._waiting if not receive.is_completed()]
         wanted = Counter((receive.wanted, receive.tag) for receive in self._waiting)
         # Headers that overtook an earlier one, which is here soon.
-        early = Counter((header.source, header.tag) for header in self._headers)
-        early.update((None, header.tag) for header in self._headers)
+        early: Counter[tuple[int | None, int]] = Counter()
+        for header in self._headers:
+            early.update([(header.source, header.tag), (None, header.tag)])
         return wanted - self._requested - early
 
     def _match(self) -> list[Receive]:

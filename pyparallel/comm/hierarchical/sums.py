@@ -140,7 +140,7 @@ def _scatter_between(layout: Layout, rows: Tensor, sizes: Sequence[int], op: Op)
     """Combines the rail's rows and leaves those of this host, `sizes` being each host's number."""
     ranks = layout.rail
     assert ranks is not None
-    of_host = dict(zip(ranks, rows.split(list(sizes)), strict=True))
+    of_host = dict(zip(ranks, torch.split(rows, list(sizes)), strict=True))
     own = of_host.pop(layout.rank)
     parts = {rank: torch.empty_like(own) for rank in of_host}
     layout.between.exchange("reduce_scatter", of_host, parts)
