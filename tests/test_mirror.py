@@ -21,7 +21,6 @@ THROUGH_OTHERS = {
     "comm/hierarchical/failures.py": "comm/hierarchical/test_host_failures.py",
     "comm/hierarchical/join.py": "comm/hierarchical/test_host_failures.py",
     "comm/hierarchical/lane.py": "comm/hierarchical/test_host_moves.py",
-    "comm/hierarchical/layout.py": "comm/hierarchical/test_host_failures.py",
     "comm/hierarchical/messages.py": "comm/hierarchical/test_host_messages.py",
     "comm/hierarchical/moves.py": "comm/hierarchical/test_host_moves.py",
     "comm/hierarchical/own_work.py": "comm/hierarchical/test_host_messages.py",

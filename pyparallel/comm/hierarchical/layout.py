@@ -69,7 +69,10 @@ def in_the_job(error: PyparallelError, hosts: Hosts, rank: int) -> PyparallelErr
 
     renamed = error.__class__.__new__(error.__class__)
     renamed.__dict__.update(error.__dict__)
-    renamed.args = (re.sub(r"\brank (\d+)\b", number, str(error)),)
+    # The cause is somebody's own words, with whatever numbers.
+    cause = error.cause if isinstance(error, PeerFailedError) and error.cause else "\n"
+    own = [re.sub(r"\brank (\d+)\b", number, text) for text in str(error).split(cause)]
+    renamed.args = (cause.join(own),)
     if isinstance(error, PeerLostError | PeerFailedError):
         renamed.__dict__["rank"] = ranks[error.rank]
     return renamed

@@ -1,4 +1,4 @@
-"""A rank of another host that dies, raises, leaves, disagrees or is silent is named on all ranks."""
+"""A rank of another host that dies, leaves, disagrees or is silent is named on all ranks."""
 
 from __future__ import annotations
 
