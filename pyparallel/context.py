@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -12,7 +11,6 @@ from typing import Self
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from pyparallel import _uncaught
@@ -20,7 +18,7 @@ from pyparallel._uncaught import UncaughtHook
 from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
 from pyparallel.comm.backend import PyparallelProcessGroup
 from pyparallel.comm.of_group import timeout_of
-from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
+from pyparallel.comm.rendezvous import connect, connect_group, part_of
 from pyparallel.comm.split import family
 from pyparallel.monitor import SPANS, SpanRing
 
@@ -171,17 +169,12 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
     if chosen.type == "cuda":
         return Context(rank, world_size, local_rank, chosen, _own_group("nccl", chosen))
     store, _, _ = next(iter(rendezvous("env://")))
-    # torchrun's store keeps what earlier contexts of this job put there.
-    generation = store.add(f"pyparallel/joined by {rank}", 1)
-    exchange = exchange_over_store(
-        PrefixStore(f"pyparallel/{generation}", store),
+    communicator = connect(
+        part_of(store, "job", rank),
         rank=rank,
         world_size=world_size,
         timeout_seconds=timeout,
     )
-    communicator = _over_shared_memory(exchange, rank, world_size, timeout)
-    if communicator is None:
-        communicator = _own_group("gloo", chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
 
 
@@ -203,8 +196,7 @@ def _join_group(
     if world_size == 1:
         communicator = SoloCommunicator(chosen)
     elif chosen.type == "cpu":
-        exchange = exchange_over_group(group)
-        communicator = _over_shared_memory(exchange, rank, world_size, timeout_of(timeout_seconds))
+        communicator = connect_group(group, timeout_of(timeout_seconds))
     if communicator is None:
         communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
@@ -214,19 +206,3 @@ def _own_group(backend: str, device: torch.device) -> GroupCommunicator:
     dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
     assert dist.group.WORLD is not None
     return GroupCommunicator(dist.group.WORLD, device, owned=True)
-
-
-def _over_shared_memory(
-    exchange: Exchange, rank: int, world_size: int, timeout: float
-) -> Communicator | None:
-    communicator, records = meet(
-        exchange, rank=rank, world_size=world_size, timeout_seconds=timeout
-    )
-    if communicator is None and rank == 0:
-        hosts = sorted({record["host"].split("/")[0] for record in records})
-        warnings.warn(
-            f"the ranks are on several hosts ({', '.join(hosts)}): shared memory cannot join them, "
-            "collectives go through torch.distributed",
-            stacklevel=4,
-        )
-    return communicator

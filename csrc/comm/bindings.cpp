@@ -164,6 +164,11 @@ class ShmCommunicator {
     return message && getpid() == process_ && messages_.test(*message);
   }
 
+  bool withdraw(Work& work) {
+    auto* message = dynamic_cast<shm::Message*>(&work);
+    return message && getpid() == process_ && messages_.withdraw(*message);
+  }
+
   std::shared_ptr<Work> message(bool sending, std::uintptr_t data, std::uint64_t count, int dtype, int peer,
                                 std::uint32_t tag) {
     check_process();
@@ -294,6 +299,7 @@ void register_comm(py::module_& module) {
              return self.submit(c, background);
            })
       .def("test", &Self::test, py::arg("work"))
+      .def("withdraw", &Self::withdraw, py::arg("work"))
       .def("send", [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int destination,
                       std::uint32_t tag) { return self.message(true, tensor, count, dtype, destination, tag); })
       .def("recv", [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int source,

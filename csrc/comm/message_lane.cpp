@@ -96,6 +96,16 @@ bool MessageLane::test(shm::Message& message) {
   return message.completed.load(std::memory_order_acquire);
 }
 
+bool MessageLane::withdraw(shm::Message& message) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  bool withdrawn = false;
+  guarded([&] {
+    run(&message);
+    withdrawn = messenger_.withdraw(message);
+  });
+  return withdrawn;
+}
+
 template <typename Function>
 void MessageLane::guarded(const Function& function) {
   const std::uint64_t before = messenger_.completed();

@@ -29,6 +29,9 @@ class MessageLane {
   // Whether the message is completed, after handling what has come for it.
   bool test(shm::Message& message);
 
+  // Takes back a receive that no message has come for; false if one has, or if the lane is broken.
+  bool withdraw(shm::Message& message);
+
   // Fails everything in flight and to come.
   void close();
   void fail(const std::exception_ptr& error);

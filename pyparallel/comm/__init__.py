@@ -1,6 +1,7 @@
 """Communicators: collectives behind one protocol, over shared memory or torch's process groups."""
 
 from pyparallel.comm.communicator import Algorithm, Communicator, Op, Premultiplied, Reduction, Work
+from pyparallel.comm.hierarchical import HierarchicalCommunicator
 from pyparallel.comm.of_group import of_group, of_mesh
 from pyparallel.comm.shm import ShmCommunicator
 from pyparallel.comm.solo import SoloCommunicator
@@ -10,6 +11,7 @@ __all__ = [
     "Algorithm",
     "Communicator",
     "GroupCommunicator",
+    "HierarchicalCommunicator",
     "Op",
     "Premultiplied",
     "Reduction",

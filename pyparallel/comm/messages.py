@@ -63,6 +63,10 @@ class ShmMessage:
         """Whether wait() would return at once."""
         return self._communicator.test(self.native)
 
+    def withdraw(self) -> bool:
+        """Takes back a receive for which no message has come; False if one has."""
+        return self._communicator.withdraw(self.native)
+
     def exception(self) -> BaseException | None:
         """The error of a completed message, or None."""
         if not self.native.failed:

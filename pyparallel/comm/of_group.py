@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from pyparallel.comm.communicator import Communicator
-from pyparallel.comm.rendezvous import exchange_over_group, meet
+from pyparallel.comm.rendezvous import connect_group
 from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.comm.torch_group import GroupCommunicator
 
@@ -32,7 +32,7 @@ def of_group(
     """The communicator between a group's ranks, for tensors on `device`.
 
     The first call for a group and device is collective over its ranks; later ones return the same
-    communicator. CPU ranks of one host share memory, others use the group.
+    communicator. CPU ranks of a host share memory; those of several hosts speak over Gloo.
 
     Args:
         group: of any backend. One of ours knows its communicator itself.
@@ -70,18 +70,13 @@ def _join(
     if group.size() == 1:
         return SoloCommunicator(device)
     if device.type == "cpu":
-        communicator, _ = meet(
-            exchange_over_group(group),
-            rank=group.rank(),
-            world_size=group.size(),
-            timeout_seconds=timeout_of(timeout_seconds),
-        )
+        communicator = connect_group(group, timeout_of(timeout_seconds))
         if communicator is not None:
             return communicator
         if group.rank() == 0:
             warnings.warn(
-                "the group's ranks are on several hosts: shared memory cannot join them, "
-                "operations go through torch.distributed",
+                "the group's ranks are on several hosts and have no store to meet in: operations "
+                "go through torch.distributed",
                 stacklevel=3,
             )
     return GroupCommunicator(group, device)

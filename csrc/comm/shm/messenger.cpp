@@ -224,6 +224,15 @@ void Messenger::complete(Message& message, const std::exception_ptr& error) {
   message.completed.store(true, std::memory_order_release);
 }
 
+bool Messenger::withdraw(const Message& message) {
+  const auto found =
+      std::find_if(receives_.begin(), receives_.end(), [&](const auto& receive) { return receive.get() == &message; });
+  if (found == receives_.end()) return false;
+  complete(**found, std::make_exception_ptr(InvalidArgument("the receive was withdrawn")));
+  receives_.erase(found);
+  return true;
+}
+
 void Messenger::fail(const std::exception_ptr& error) {
   for (const auto& message : receives_) complete(*message, error);
   for (const auto& [id, message] : open_) complete(*message, error);

@@ -64,6 +64,8 @@ class Messenger {
   // Handles one letter and copies one chunk; false if there was nothing to do. Throws CollectiveMismatchError if the
   // peer of a message means another size or dtype; nothing more can be done with this messenger then.
   bool progress();
+  // Takes back a receive that no message has been matched with; false if there was one.
+  bool withdraw(const Message& message);
   // Whether anything here still needs progress().
   bool busy() const { return !open_.empty() || !receives_.empty() || !backlog_.empty(); }
   // Completes everything that is in flight with an error.

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
 from pyparallel.comm.backend.identity import NAME
 from pyparallel.comm.backend.process_group import PyparallelProcessGroup
-from pyparallel.comm.communicator import Communicator
-from pyparallel.comm.rendezvous import exchange_over_store, meet
-from pyparallel.comm.solo import SoloCommunicator
+from pyparallel.comm.rendezvous import connect
 
 
 def register() -> None:
@@ -29,29 +26,14 @@ def _create(options: Any, _: Any) -> PyparallelProcessGroup:
     store = PrefixStore(str(generation), options.store)
     job_size = dist.get_world_size() if dist.is_initialized() else world_size
     return PyparallelProcessGroup(
-        _communicator(store, rank, world_size, options.timeout.total_seconds()),
+        connect(
+            store,
+            rank=rank,
+            world_size=world_size,
+            timeout_seconds=options.timeout.total_seconds(),
+        ),
         store,
         options.timeout,
         options.global_ranks_in_group,
         int(os.environ.get("LOCAL_WORLD_SIZE", job_size)),
     )
-
-
-def _communicator(
-    store: PrefixStore, rank: int, world_size: int, timeout_seconds: float
-) -> Communicator:
-    if world_size == 1:
-        return SoloCommunicator(torch.device("cpu"))
-    exchange = exchange_over_store(
-        store, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
-    )
-    communicator, records = meet(
-        exchange, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
-    )
-    if communicator is None:
-        hosts = sorted({record["host"].split("/")[0] for record in records})
-        raise NotImplementedError(
-            f"the ranks are on several hosts ({', '.join(hosts)}), which the pyparallel backend "
-            "does not join yet"
-        )
-    return communicator
