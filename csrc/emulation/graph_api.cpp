@@ -4,6 +4,7 @@
 // That order is one of those a device may choose. What streams that were forked inside a graph forgot to order is
 // therefore not found, and a fork that never joins is not refused.
 #include <mutex>
+#include <utility>
 
 #include "emulation/runtime.hpp"
 
@@ -55,6 +56,13 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* 
   *status = !stream->capture         ? cudaStreamCaptureStatusNone
             : stream->capture->valid ? cudaStreamCaptureStatusActive
                                      : cudaStreamCaptureStatusInvalidated;
+  return cudaSuccess;
+}
+
+// Modes differ in what other calls do to a capture that they are no part of; here asking an event never harms one.
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  static constinit thread_local cudaStreamCaptureMode current = cudaStreamCaptureModeGlobal;
+  std::swap(current, *mode);
   return cudaSuccess;
 }
 
