@@ -49,6 +49,19 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for index, param in enumerate(params):
             for key, value in optimizer.state[param].items():
                 result[f"adam {dtype} {master} {index} {key}"] = value
+for dtype in (*floats, torch.int32, torch.int64, torch.uint8):
+    sources = [torch.randn(20_011).mul_(100).to(dtype) for _ in range(3)]
+    for name, op in core.Accumulation.__members__.items():
+        multiply = dtype.is_floating_point
+        squares = torch.zeros(2, dtype=torch.float64)
+        output, factors = torch.empty_like(sources[0]), [0.3, -2.0, 1.0] if multiply else []
+        core.accumulate(
+            output.data_ptr(), _tensors.addresses(sources), factors, output.numel(),
+            _tensors.DTYPE_CODES[dtype], op, 0.7 if multiply else 1.0,
+            squares.data_ptr() if multiply and name == "sum" else 0, 0, -1, 0, 1,
+        )
+        result[f"accumulate {dtype} {name}"] = output
+        result[f"squares {dtype} {name}"] = squares
 
 control = core.ShmCommunicator.create_control(2)  # two ranks as two threads of this process
 ranks = [core.ShmCommunicator(control, rank, [os.getpid()] * 2, 20.0) for rank in (0, 1)]

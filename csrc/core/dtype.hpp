@@ -28,6 +28,10 @@ PP_HOST_DEVICE constexpr std::size_t item_size(DType dtype) {
   return 0;
 }
 
+constexpr bool is_floating(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+}
+
 constexpr const char* name(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:

@@ -31,6 +31,22 @@ __device__ __forceinline__ T narrow_to(Middle value) {
     return static_cast<T>(value);
 }
 
+// a * b, rounded before anything is added to it: nvcc would make one operation of both.
+__device__ __forceinline__ float rounded_product(float a, float b) {
+#if defined(__CUDACC__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+__device__ __forceinline__ double rounded_product(double a, double b) {
+#if defined(__CUDACC__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 // ---- lanes: the elements that one thread handles at a time ----
 
 inline constexpr int kAccessBytes = 16;
@@ -44,7 +60,9 @@ struct Lanes {
 template <int kBytes>
 using Word = std::conditional_t<
     kBytes == 16, uint4,
-    std::conditional_t<kBytes == 8, uint2, std::conditional_t<kBytes == 4, std::uint32_t, std::uint16_t>>>;
+    std::conditional_t<
+        kBytes == 8, uint2,
+        std::conditional_t<kBytes == 4, std::uint32_t, std::conditional_t<kBytes == 2, std::uint16_t, std::uint8_t>>>>;
 
 template <class T, int kCount>
 inline constexpr int kStepOf =

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/error.hpp"
+#include "kernels/accumulate.hpp"
 #include "kernels/pack.hpp"
 #include "kernels/reduce.hpp"
 
@@ -84,10 +85,64 @@ std::int64_t workspace_bytes(const Addresses& tensors, const Sizes& numels, int 
 #endif
 }
 
+// `squares`: 0, or the address of two doubles that are added to; CUDA then needs `workspace`.
+void accumulate(std::uintptr_t output, const Addresses& sources, const std::vector<double>& factors, std::int64_t count,
+                int dtype, Accumulation op, double scale, std::uintptr_t squares, std::uintptr_t workspace, int device,
+                std::uintptr_t stream, int threads) {
+  if (!factors.empty()) check_lengths("accumulate", sources.size(), {factors.size()});
+  std::vector<const void*> pointers;
+  for (std::uintptr_t source : sources) pointers.push_back(pointer<const void>(source));
+  const AccumulateCall call{pointer<void>(output),
+                            pointers.data(),
+                            static_cast<int>(pointers.size()),
+                            count,
+                            static_cast<DType>(dtype),
+                            op,
+                            factors.empty() ? nullptr : factors.data(),
+                            scale};
+  py::gil_scoped_release release;
+  if (device < 0) return accumulate_cpu(call, pointer<double>(squares), threads);
+#if PYPARALLEL_CUDA
+  SquaresPartial* const partials = squares != 0 ? pointer<SquaresPartial>(workspace) : nullptr;
+  if (squares != 0 && count > 0 && partials == nullptr)
+    throw InvalidArgument("accumulate: squares on CUDA need a workspace");
+  accumulate_cuda(call, partials, device, pointer<void>(stream));
+  if (squares != 0)
+    add_partials_cuda(partials, accumulate_partials(count), pointer<double>(squares), device, pointer<void>(stream));
+#else
+  (void)workspace, (void)stream;
+  no_cuda();
+#endif
+}
+
+// Bytes of device memory that accumulate needs for squares; 0 on the CPU.
+std::int64_t accumulate_workspace(std::int64_t count, int device) {
+  if (device < 0) return 0;
+#if PYPARALLEL_CUDA
+  return accumulate_partials(count) * static_cast<std::int64_t>(sizeof(SquaresPartial));
+#else
+  (void)count;
+  no_cuda();
+#endif
+}
+
+void register_accumulate(py::module_& module) {
+  py::enum_<Accumulation>(module, "Accumulation")
+      .value("sum", Accumulation::kSum)
+      .value("product", Accumulation::kProduct)
+      .value("max", Accumulation::kMax)
+      .value("min", Accumulation::kMin);
+  module.def("accumulate", &accumulate, py::arg("output"), py::arg("sources"), py::arg("factors"), py::arg("count"),
+             py::arg("dtype"), py::arg("op"), py::arg("scale"), py::arg("squares"), py::arg("workspace"),
+             py::arg("device"), py::arg("stream"), py::arg("threads"));
+  module.def("accumulate_workspace", &accumulate_workspace, py::arg("count"), py::arg("device"));
+}
+
 }  // namespace
 
 void register_kernels(py::module_& module) {
   register_step(module);
+  register_accumulate(module);
   module.def("pack", &pack, py::arg("tensors"), py::arg("offsets"), py::arg("numels"), py::arg("tensor_dtype"),
              py::arg("flat"), py::arg("flat_dtype"), py::arg("scale"), py::arg("back"), py::arg("device"),
              py::arg("stream"), py::arg("threads"));

@@ -73,12 +73,8 @@ PP_DECLARE_PER_ISA(void convert_range(const void* source, DType source_dtype, vo
 
 namespace {
 
-bool is_float(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
-}
-
 void check_dtypes(DType tensor_dtype, DType flat_dtype) {
-  if (!is_float(tensor_dtype) || !is_float(flat_dtype))
+  if (!is_floating(tensor_dtype) || !is_floating(flat_dtype))
     throw InvalidArgument(std::string("pack: no conversion between ") + name(tensor_dtype) + " and " +
                           name(flat_dtype));
 }

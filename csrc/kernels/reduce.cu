@@ -1,14 +1,7 @@
 // Sum of squares and non-finite flag on CUDA: one partial per chunk, then one block adds the partials in a fixed order.
 //
-// Precision. A thread adds the squares of one run (16 bytes of elements) in float and the runs in double: double work
-// is paid once per run, float rounding touches at most eight terms. A float sum that may have lost something, because
-// it overflowed, came near underflow or met inf or NaN, is thrown away and the run, still in registers, is summed in
-// double. There the square of a finite 16- or 32-bit float is finite, so a run that is still not finite holds such an
-// element.
-//
 // Order. Runs are counted from the start of a tensor and chunks depend on sizes alone, so neither the device nor an
 // address changes a bit of the result. A misaligned tensor reads the same runs element by element.
-#include <cfloat>
 #include <string>
 
 #include "core/chunk_table.hpp"
@@ -16,6 +9,7 @@
 #include "core/error.hpp"
 #include "core/gpu_math.cuh"
 #include "kernels/reduce.hpp"
+#include "kernels/squares.cuh"
 
 namespace pyparallel {
 namespace {
@@ -23,40 +17,7 @@ namespace {
 inline constexpr int kThreads = 256;
 inline constexpr int kFinalThreads = 512;
 
-// Of one chunk, in the workspace.
-struct Partial {
-  double sum;
-  double not_finite;  // 0 or 1
-};
-
 // ---- kernels ----
-
-template <class T>
-inline constexpr int kRun = kAccessBytes / static_cast<int>(sizeof(T));
-
-// Below this a float sum of squares may have lost bits to underflow: eight roundings at 2^-150 are under 2^-46 of it.
-inline constexpr float kSmallestExact = 0x1p-100f;
-
-template <class T>
-__device__ __forceinline__ double sum_run(const Lanes<T, kRun<T>>& run, bool& not_finite) {
-  if constexpr (!std::is_same_v<T, double>) {
-    float fast = 0.0f;
-#pragma unroll
-    for (int k = 0; k < kRun<T>; ++k) {
-      const float value = widen_to<float>(run.at[k]);
-      fast = fused_multiply_add(value, value, fast);
-    }
-    if (fast >= kSmallestExact && fast <= FLT_MAX) return fast;
-  }
-  double sum = 0.0;
-#pragma unroll
-  for (int k = 0; k < kRun<T>; ++k) {
-    const double value = widen_to<double>(run.at[k]);
-    sum += value * value;
-    not_finite |= !isfinite(value);
-  }
-  return sum;
-}
 
 // Elements [first, first + kRun) of the tensor, zero from `end` on.
 template <class T>
@@ -71,7 +32,7 @@ __device__ __forceinline__ Lanes<T, kRun<T>> load_run(const T* tensor, std::int6
 
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    partial_sums_kernel(const __grid_constant__ ChunkTable<ReduceItem> table, Partial* partials) {
+    partial_sums_kernel(const __grid_constant__ ChunkTable<ReduceItem> table, SquaresPartial* partials) {
   constexpr int kBatch = 4;  // runs a thread asks for before it waits
   const ChunkIndex index = find_chunk(table, blockIdx.x);
   const T* const tensor = static_cast<const T*>(table.items[index.item].tensor);
@@ -91,28 +52,25 @@ __global__ void __launch_bounds__(kThreads)
     for (int b = 0; b < kBatch; ++b) sum += sum_run<T>(runs[b], not_finite);
   }
   for (; first < end; first += stride) sum += sum_run<T>(load_run(tensor, first, end, wide), not_finite);
-  sum = block_sum(sum);
-  const bool any_not_finite = __syncthreads_or(not_finite);
-  if (threadIdx.x == 0) partials[blockIdx.x] = {sum, any_not_finite ? 1.0 : 0.0};
+  store_partial(sum, not_finite, partials + blockIdx.x);
 }
 
-// One block. Thread t adds partials t, t + blockDim, ... in that order.
+// One block. Thread t adds partials t, t + blockDim, ... in that order. `add`: to what is in `result`.
 __global__ void __launch_bounds__(kFinalThreads)
-    final_sum_kernel(const Partial* partials, std::int64_t count, double* result) {
+    final_sum_kernel(const SquaresPartial* partials, std::int64_t count, double* result, bool add) {
   double sum = 0.0;
   bool not_finite = false;
 #pragma unroll 4
   for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) {
-    const Partial partial = partials[i];
+    const SquaresPartial partial = partials[i];
     sum += partial.sum;
     not_finite |= partial.not_finite != 0.0;
   }
   sum = block_sum(sum);
   const bool any_not_finite = __syncthreads_or(not_finite);
-  if (threadIdx.x == 0) {
-    result[0] = sum;
-    result[1] = any_not_finite ? 1.0 : 0.0;
-  }
+  if (threadIdx.x != 0) return;
+  result[0] = add ? result[0] + sum : sum;
+  if (any_not_finite || !add) result[1] = any_not_finite ? 1.0 : 0.0;
 }
 
 // ---- launchers ----
@@ -129,7 +87,7 @@ std::int64_t count_partials(const ReduceItem* items, std::int64_t count) {
   return partials;
 }
 
-using PartialKernel = void (*)(const ChunkTable<ReduceItem>, Partial*);
+using PartialKernel = void (*)(const ChunkTable<ReduceItem>, SquaresPartial*);
 
 PartialKernel kernel_for(DType dtype) {
   switch (dtype) {
@@ -150,7 +108,7 @@ PartialKernel kernel_for(DType dtype) {
 
 std::int64_t sum_of_squares_workspace(const ReduceItem* items, std::int64_t count) {
   check_reduce_items(items, count);
-  return count_partials(items, count) * static_cast<std::int64_t>(sizeof(Partial));
+  return count_partials(items, count) * static_cast<std::int64_t>(sizeof(SquaresPartial));
 }
 
 void sum_of_squares_cuda(const ReduceItem* items, std::int64_t count, DType dtype, double* result, void* workspace,
@@ -159,7 +117,7 @@ void sum_of_squares_cuda(const ReduceItem* items, std::int64_t count, DType dtyp
   check_reduce_items(items, count);
   const DeviceGuard guard(device);
   const cudaStream_t stream = static_cast<cudaStream_t>(stream_handle);
-  Partial* const partials = static_cast<Partial*>(workspace);
+  SquaresPartial* const partials = static_cast<SquaresPartial*>(workspace);
   std::int64_t done = 0;
   for_each_table<ReduceItem>(
       items, count, reduce_chunk(items, count), [](const ReduceItem& item) { return item; },
@@ -169,7 +127,15 @@ void sum_of_squares_cuda(const ReduceItem* items, std::int64_t count, DType dtyp
         done += blocks;
       });
   launch({"sum_of_squares: final sum", 1, block_threads(kFinalThreads), stream}, final_sum_kernel, partials, done,
-         result);
+         result, false);
+}
+
+void add_partials_cuda(const SquaresPartial* partials, std::int64_t count, double* result, int device, void* stream) {
+  if (count < 0 || result == nullptr || (count > 0 && partials == nullptr))
+    throw InvalidArgument("add_partials: a negative number of partials or a null pointer");
+  const DeviceGuard guard(device);
+  launch({"add_partials", 1, block_threads(kFinalThreads), static_cast<cudaStream_t>(stream)}, final_sum_kernel,
+         partials, count, result, true);
 }
 
 }  // namespace pyparallel

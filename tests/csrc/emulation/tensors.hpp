@@ -1,4 +1,4 @@
-// Random tensors of any floating dtype, on the host and at an address of any alignment on the device.
+// Random tensors of any dtype, on the host and at an address of any alignment on the device.
 #pragma once
 #include <cstring>
 #include <vector>
@@ -12,6 +12,7 @@ namespace pyparallel {
 using Bytes = std::vector<unsigned char>;
 
 inline constexpr DType kFloatingTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
+inline constexpr DType kIntegerTypes[] = {DType::kInt32, DType::kInt64, DType::kUInt8};
 
 inline void write_element(void* array, DType dtype, std::size_t i, double value) {
   using namespace PP_ISA;
@@ -40,6 +41,12 @@ inline double read_element(const void* array, DType dtype, std::size_t i) {
       return to_float(static_cast<const BFloat16*>(array)[i]);
     case DType::kFloat16:
       return to_float(static_cast<const Float16*>(array)[i]);
+    case DType::kInt32:
+      return static_cast<const std::int32_t*>(array)[i];
+    case DType::kInt64:
+      return static_cast<double>(static_cast<const std::int64_t*>(array)[i]);
+    case DType::kUInt8:
+      return static_cast<const std::uint8_t*>(array)[i];
     default:
       return static_cast<const float*>(array)[i];
   }
@@ -61,6 +68,12 @@ struct TwinTensor {
     std::normal_distribution<double> normal(0.0, deviation);
     for (std::int64_t i = 0; i < numel(); ++i)
       write_element(host.data(), dtype, static_cast<std::size_t>(i), normal(random));
+    device.upload(host);
+  }
+
+  // Any bits: integers.
+  void fill_bits(std::mt19937_64& random) {
+    for (unsigned char& byte : host) byte = static_cast<unsigned char>(random());
     device.upload(host);
   }
 
