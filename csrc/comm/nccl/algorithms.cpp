@@ -59,6 +59,12 @@ void Parts::scale(const char* source, char* target, std::size_t count, bool last
   combine({source}, factor, target, count, last, partials, stream);
 }
 
+void Parts::measure(const SquaresPartial* partials, std::int64_t count) const {
+  if (combination_.squares == nullptr) return;
+  check_cuda(cudaMemsetAsync(combination_.squares, 0, 2 * sizeof(double), comm.comm_stream()), "cudaMemsetAsync");
+  add_partials_cuda(partials, count, combination_.squares, comm.device(), comm.comm_stream());
+}
+
 void Parts::wait(cudaStream_t waiting, cudaStream_t awaited, int event) const {
   check_cuda(cudaEventRecord(comm.event(event), awaited), "cudaEventRecord");
   check_cuda(cudaStreamWaitEvent(waiting, comm.event(event), 0), "cudaStreamWaitEvent");
@@ -122,8 +128,7 @@ void direct(const Parts& parts, const Combination& combination) {
     sources.push_back(peer == rank ? base + parts.bytes(parts.chunk(rank).begin)
                                    : memory + slot * static_cast<std::size_t>(peer));
   parts.combine(sources, nullptr, parts.result(rank), mine, true, partials, comm.comm_stream());
-  if (partials != nullptr)
-    add_partials_cuda(partials, partial_count, combination.squares, comm.device(), comm.comm_stream());
+  parts.measure(partials, partial_count);
   if (parts.scattered()) return;
   with_peers(parts, "direct: results", [&](Comm handle, int peer) {
     const Result sent = send(parts, handle, parts.result(rank), mine, peer);

@@ -37,10 +37,10 @@ Scalar scalar_of(double factor, DType dtype) {
       scalar.float64 = factor;
       return scalar;
     case DType::kBFloat16:
-      scalar.bfloat16 = from_float<BFloat16>(static_cast<float>(factor));
+      scalar.bfloat16 = isa_baseline::from_float<BFloat16>(static_cast<float>(factor));
       return scalar;
     case DType::kFloat16:
-      scalar.float16 = from_float<Float16>(static_cast<float>(factor));
+      scalar.float16 = isa_baseline::from_float<Float16>(static_cast<float>(factor));
       return scalar;
     default:
       throw InvalidArgument(std::string("a factor times ") + name(dtype) + " is not an integer");

@@ -9,11 +9,12 @@
 #include <vector>
 
 struct CUstream_st;
+struct ncclComm;
 
 namespace pyparallel::nccl {
 
 using Stream = CUstream_st*;  // a cudaStream_t
-using Comm = struct ncclComm*;
+using Comm = ::ncclComm*;
 
 enum class Result : int {
   kSuccess = 0,

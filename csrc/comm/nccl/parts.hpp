@@ -32,6 +32,8 @@ class Parts {
   // target = source times this rank's factor.
   void scale(const char* source, char* target, std::size_t count, bool last, SquaresPartial* partials,
              cudaStream_t stream) const;
+  // On the comm stream: combination.squares = the sum of the partials, if it is wanted.
+  void measure(const SquaresPartial* partials, std::int64_t count) const;
   // What `waiting` does next comes after all that `awaited` has been given.
   void wait(cudaStream_t waiting, cudaStream_t awaited, int event) const;
 

@@ -34,7 +34,7 @@ class Ring {
     for (int step = 0; step < world_size_ - 1; ++step)
       for (std::size_t k = 0; k < pieces_; ++k) reduce_piece(step, k);
     parts_.wait(comm_.comm_stream(), comm_.compute_stream(), 0);  // and with it for all additions
-    add_partials(comm_.comm_stream());
+    parts_.measure(partials_, partial_count_);
     if (!parts_.scattered())
       for (int step = 0; step < world_size_ - 1; ++step) gather(step);
   }
@@ -106,11 +106,6 @@ class Ring {
     if (measured) filled_ += accumulate_partials(static_cast<std::int64_t>(piece.count));
   }
 
-  void add_partials(cudaStream_t stream) const {
-    if (combination_.squares != nullptr)
-      add_partials_cuda(partials_, partial_count_, combination_.squares, comm_.device(), stream);
-  }
-
   void gather(int step) {
     const int out = wrapped(rank_ - step), in = wrapped(rank_ - 1 - step);
     transfer(parts_.result(out), parts_.chunk(out).count, parts_.result(in), parts_.chunk(in).count);
@@ -138,7 +133,7 @@ class Ring {
                    combination_.squares != nullptr ? partials_ + filled_ : nullptr, comm_.comm_stream());
       filled_ += accumulate_partials(static_cast<std::int64_t>(piece.count));
     }
-    add_partials(comm_.comm_stream());
+    parts_.measure(partials_, partial_count_);
   }
 
   const Parts& parts_;
