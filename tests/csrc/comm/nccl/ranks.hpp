@@ -6,6 +6,7 @@
 #pragma once
 #include <cstring>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "comm/nccl/communicator.hpp"
@@ -15,6 +16,10 @@
 #include "emulation/device.hpp"
 
 namespace pyparallel::nccl {
+
+// In a process that never had a second thread, libstdc++ counts references without atomics, which ThreadSanitizer takes
+// for a race between streams.
+inline const bool kSeveralThreads = (std::thread([] {}).join(), true);
 
 inline const Library& stand_in_library() {
   static const Library library = stand_in::library();

@@ -20,8 +20,8 @@ Library library();
 
 // What every rank's communicators do from now on, until reset().
 struct Plan {
-  int polls = 0;             // non-blocking calls are in progress for so many ncclCommGetAsyncError
-  int failing_rank = -1;     // whose next call of `failing_call` gives `failure`
+  int polls = 0;                  // non-blocking calls are in progress for so many ncclCommGetAsyncError
+  int failing_rank = -1;          // whose next call of `failing_call` gives `failure`
   std::string failing_call = {};  // "AllReduce"
   Result failure = Result::kSuccess;
   int hanging_rank = -1;  // whose operations never reach the others
