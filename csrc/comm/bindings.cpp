@@ -137,6 +137,7 @@ void register_comm(py::module_& module) {
   using shm::Reduction;
   register_work(module);
   register_memory(module);
+  register_nccl(module);
   py::enum_<Reduction>(module, "Reduction")
       .value("sum", Reduction::kSum)
       .value("mean", Reduction::kMean)

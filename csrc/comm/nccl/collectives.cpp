@@ -195,7 +195,7 @@ Communicator::WorkPointer Communicator::all_to_all(const Operand& o, const std::
 }
 
 Communicator::WorkPointer Communicator::send(const Operand& o, int peer, Stream caller) {
-  const std::string name = describe("send", o.count, o.dtype) + " to rank " + std::to_string(peer);
+  const std::string name = describe("send", o.count, o.dtype) + " to rank " + std::to_string(name_of(peer));
   return submit(name, peer, caller, [&] {
     if (o.count == 0) return;
     call(name.c_str(),
@@ -204,7 +204,7 @@ Communicator::WorkPointer Communicator::send(const Operand& o, int peer, Stream 
 }
 
 Communicator::WorkPointer Communicator::recv(const Operand& o, int peer, Stream caller) {
-  const std::string name = describe("recv", o.count, o.dtype) + " from rank " + std::to_string(peer);
+  const std::string name = describe("recv", o.count, o.dtype) + " from rank " + std::to_string(name_of(peer));
   return submit(name, peer, caller, [&] {
     if (o.count == 0) return;
     call(name.c_str(),

@@ -115,9 +115,15 @@ std::unique_ptr<Communicator> Communicator::split(int color, int key) {
   Comm part = nullptr;
   call("split()", [&](Comm comm) { return library_.CommSplit(comm, color, key, &part, nullptr); });
   if (part == nullptr) return nullptr;
-  std::unique_ptr<Communicator> communicator(new Communicator(library_, part, device_, options_));
+  Options options = options_;
+  options.names.clear();  // the part has its own numbers
+  std::unique_ptr<Communicator> communicator(new Communicator(library_, part, device_, options));
   communicator->join();
   return communicator;
+}
+
+int Communicator::name_of(int rank) const {
+  return options_.names.empty() || rank < 0 ? rank : options_.names.at(static_cast<std::size_t>(rank));
 }
 
 void Communicator::finish() {

@@ -43,6 +43,7 @@ struct Operand {
 struct Options {
   double timeout_seconds = 600;
   std::int64_t watch_period_ns = 20'000'000;  // 0: no thread, watch() is called by hand
+  std::vector<int> names = {};                // what errors call the ranks; default: their numbers
 };
 
 class Communicator {
@@ -84,7 +85,8 @@ class Communicator {
   // Ends everything: NCCL is aborted, works that have not ended and all later calls throw `error`. The first one
   // counts.
   void fail(std::exception_ptr error);
-  // A peer has died or failed: fail() with a PeerLostError or PeerFailedError that says what this rank was in.
+  // A rank, by its name, has died or failed: fail() with a PeerLostError or PeerFailedError that says what this rank
+  // was in.
   void peer_failed(int peer, const std::string& operation, const std::string& cause, bool lost);
   // A peer has left in good order: what needs it and does not end soon throws PeerLostError.
   void peer_left(int peer);
@@ -132,7 +134,8 @@ class Communicator {
   void check_deadline(Work& work, std::int64_t now);
   std::int64_t naming_ns() const;
   void new_epoch();
-  std::string who() const { return "rank " + std::to_string(rank_); }
+  int name_of(int rank) const;
+  std::string who() const { return "rank " + std::to_string(name_of(rank_)); }
   WorkPointer exchange(const std::string& name, const Operand& operand, const std::vector<std::size_t>& output_counts,
                        const std::vector<std::size_t>& input_counts, Stream caller);
   void with_reduction(const Reduction& reduction, DType dtype, const std::function<void(RedOp)>& body);

@@ -87,8 +87,9 @@ void Communicator::check_deadline(Work& work, std::int64_t now) {
     }
     const bool needed = work.peer < 0 || work.peer == peer;
     if (needed && left != 0 && now - std::max(left, watched_since_ns_) > kLeftNs)
-      throw PeerLostError(peer, "rank " + std::to_string(peer) + " left and closed its communicator; " + who() +
-                                    " was in " + work.description);
+      throw PeerLostError(name_of(peer), "rank " + std::to_string(name_of(peer)) +
+                                             " left and closed its communicator; " + who() + " was in " +
+                                             work.description);
   }
   if (now - watched_since_ns_ > timeout_ns_)
     throw CollectiveTimeoutError(who() + " waited " + std::to_string(timeout_ns_ / 1'000'000) +

@@ -45,7 +45,7 @@ void with_threads() {
   emulation::configure(config);
 }
 
-Options options(double timeout_seconds) { return {timeout_seconds, 5 * kMilliseconds}; }
+Options options(double timeout_seconds) { return {timeout_seconds, 5 * kMilliseconds, {}}; }
 
 bool within(std::int64_t limit_ns, const std::function<bool()>& condition) {
   for (const std::int64_t deadline = now_ns() + limit_ns; now_ns() < deadline;) {
@@ -201,6 +201,19 @@ void a_rank_that_left_is_missed() {
   check_text(text_of<PeerLostError>([&] { work->wait(ranks.stream(0)); }), "rank 2 left and closed its communicator");
 }
 
+// Two ranks of a larger world keep their names there.
+void errors_call_the_ranks_by_their_names() {
+  with_threads();
+  Options named = options(0.1);
+  named.names = {5, 3};
+  Ranks ranks(2, named);
+  Tensor tensor(64);
+  const auto work = ranks[1].recv({nullptr, tensor.data(), 5, DType::kFloat32}, 0, ranks.stream(1));
+  CHECK_EQUAL(soon_fails(ranks[1]), true);
+  const std::string text = text_of<CollectiveTimeoutError>([&] { work->wait(ranks.stream(1)); });
+  check_text(text, "rank 3 waited 100 ms for the other ranks in recv(5 x float32) from rank 5");
+}
+
 void a_rank_that_does_not_join_ends_in_a_timeout() {
   with_threads();
   const Library& library = stand_in_library();
@@ -227,7 +240,7 @@ void finishing_waits_and_closing_refuses() {
 
 void finishing_has_a_deadline() {
   with_threads();
-  Ranks ranks(2, Options{0.1, 0});
+  Ranks ranks(2, Options{0.1, 0, {}});
   Tensor tensor(64);
   reduce_one(ranks, 0, tensor);
   check_text(text_of<CollectiveTimeoutError>([&] { ranks[0].finish(); }), "for the end of all_reduce(5 x float32)");
@@ -263,6 +276,7 @@ int main() {
   a_busy_caller_is_no_timeout();
   ended_works_keep_their_results();
   a_rank_that_left_is_missed();
+  errors_call_the_ranks_by_their_names();
   a_rank_that_does_not_join_ends_in_a_timeout();
   finishing_waits_and_closing_refuses();
   finishing_has_a_deadline();

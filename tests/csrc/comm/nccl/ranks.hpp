@@ -26,7 +26,7 @@ inline const Library& stand_in_library() {
   return library;
 }
 
-inline Options without_thread() { return {60.0, 0}; }
+inline Options without_thread() { return {60.0, 0, {}}; }
 
 class Ranks {
  public:

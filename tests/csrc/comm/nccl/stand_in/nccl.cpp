@@ -11,7 +11,7 @@
 
 #include "comm/nccl/stand_in/world.hpp"
 
-// What a handle points to. Never freed, so that use after the end can be told.
+// What a handle points to. Freed with the program, so that use after the end can be told.
 struct ncclComm {
   ncclComm(std::shared_ptr<stand_in::World> world_, int rank_, bool blocking_)
       : world(std::move(world_)), rank(rank_), blocking(blocking_) {}
@@ -35,6 +35,7 @@ namespace {
 std::recursive_mutex mutex;
 Plan planned;
 std::map<std::string, std::shared_ptr<World>> worlds;
+std::vector<std::unique_ptr<ncclComm>> handles;
 std::map<int, Result> broken;
 std::map<int, std::vector<std::string>> logs;
 std::map<int, Factor> operators;
@@ -137,7 +138,7 @@ Result CommInitRankConfig(Comm* comm, int world_size, UniqueId id, int rank, Con
   if (rank < 0 || rank >= world_size) return Result::kInvalidArgument;
   std::shared_ptr<World>& world = worlds[id.internal];
   if (!world) world = std::make_shared<World>(world_size);
-  *comm = new ncclComm(world, rank, config == nullptr || config->blocking == 1);
+  *comm = handles.emplace_back(new ncclComm(world, rank, config == nullptr || config->blocking == 1)).get();
   ++open_count;
   world->join(rank);
   Result failure;
@@ -199,7 +200,7 @@ Result CommSplit(Comm comm, int color, int key, Comm* part, Config*) {
   // The world of the part is known when the last rank has come.
   const std::shared_ptr<World> world = comm->world;
   if (color >= 0) {
-    *part = new ncclComm(nullptr, -1, comm->blocking);
+    *part = handles.emplace_back(new ncclComm(nullptr, -1, comm->blocking)).get();
     ++open_count;
   }
   Comm const handle = *part;
