@@ -12,7 +12,12 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
+from pyparallel.comm import (
+    Communicator,
+    GroupCommunicator,
+    NcclCommunicator,
+    SoloCommunicator,
+)
 from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
 from pyparallel.monitor import SPANS, SpanRing
 
@@ -144,7 +149,9 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
     if world_size == 1:
         return Context(0, 1, local_rank, chosen, SoloCommunicator(chosen))
     if chosen.type == "cuda":
-        return Context(rank, world_size, local_rank, chosen, _own_group("nccl", chosen))
+        return Context(
+            rank, world_size, local_rank, chosen, _over_nccl(rank, world_size, chosen, timeout)
+        )
     store, _, _ = next(iter(rendezvous("env://")))
     # torchrun's store keeps what earlier contexts of this job put there.
     generation = store.add(f"pyparallel/joined by {rank}", 1)
@@ -180,6 +187,22 @@ def _join_group(
     if communicator is None:
         communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
+
+
+def _over_nccl(rank: int, world_size: int, device: torch.device, timeout: float) -> Communicator:
+    """Our NCCL communicator, or torch's group if this build has none."""
+    if not NcclCommunicator.is_built():
+        return _own_group("nccl", device)
+    store, _, _ = next(iter(rendezvous("env://")))
+    # torchrun's store keeps what earlier contexts of this job put there.
+    generation = store.add(f"pyparallel/nccl joined by {rank}", 1)
+    return NcclCommunicator(
+        PrefixStore(f"pyparallel/nccl {generation}", store),
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        timeout_seconds=timeout,
+    )
 
 
 def _own_group(backend: str, device: torch.device) -> GroupCommunicator:

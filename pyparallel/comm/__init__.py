@@ -1,6 +1,7 @@
 """Communicators: collectives behind one protocol, over shared memory or torch's process groups."""
 
 from pyparallel.comm.communicator import Algorithm, Communicator, Op, Premultiplied, Reduction, Work
+from pyparallel.comm.nccl import NcclCommunicator
 from pyparallel.comm.shm import ShmCommunicator
 from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.comm.torch_group import GroupCommunicator
@@ -9,6 +10,7 @@ __all__ = [
     "Algorithm",
     "Communicator",
     "GroupCommunicator",
+    "NcclCommunicator",
     "Op",
     "Premultiplied",
     "Reduction",

@@ -1,4 +1,4 @@
-"""Messages between two ranks over NCCL: a communicator per direction, so that no message waits for another.
+"""Messages between two ranks over NCCL: none waits for anything but its own counterpart.
 
 NCCL runs the operations of one communicator one after the other, and a send waits for its receive.
 Messages that may be interleaved in any way therefore need a communicator of the two ranks for each
@@ -18,8 +18,9 @@ from pyparallel._native import core
 from pyparallel.comm._nccl_work import NcclWork
 from pyparallel.errors import CollectiveTimeoutError
 
-Join = Callable[[], core.NcclCommunicator]
-Issue = Callable[[core.NcclCommunicator, int], NcclWork]
+# Quoted: only CUDA builds have it.
+Join = Callable[[], "core.NcclCommunicator"]
+Issue = Callable[["core.NcclCommunicator", int], NcclWork]
 """Gives the operation to the communicator, behind a stream."""
 
 
@@ -150,6 +151,6 @@ def _place_in_stream(device: torch.device) -> tuple[int, object]:
     """A stream that is behind the current one as it is now, and what keeps it alive."""
     if device.type != "cuda":
         return 0, None
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream(device))
     return stream.cuda_stream, stream

@@ -1,4 +1,4 @@
-"""Members: how the ranks of an NCCL communicator meet, and how the failure of one reaches all others."""
+"""Members: how the ranks of an NCCL communicator meet, and how a failure reaches all of them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Members:
             timeout_seconds: deadline of joining and of every operation.
             native: a communicator of all ranks that exists already.
         """
-        if not is_built():
+        if not hasattr(core, "NcclCommunicator"):
             raise NcclError(
                 "this build of pyparallel has no CUDA and therefore no NCCL (see "
                 "pyparallel.features()): build it with nvcc",
@@ -128,7 +128,7 @@ class Members:
     # ---- failing ----
 
     def tell(self, error: Exception) -> None:
-        """Tells the others of an error that has ended this rank's communicators; no other counts."""
+        """Tells the others of an error that has ended this rank's communicators."""
         known = isinstance(error, (PeerLostError, PeerFailedError))
         if known or not isinstance(error, (NcclError, CollectiveTimeoutError)):
             return
@@ -167,11 +167,6 @@ class Members:
             natives = list(self._natives)
         for native, ranks in natives:
             _tell_left(native, ranks, rank)
-
-
-def is_built() -> bool:
-    """Whether this build of the core can talk to NCCL."""
-    return hasattr(core, "NcclCommunicator")
 
 
 def _tell_left(native: core.NcclCommunicator, ranks: list[int], rank: int) -> None:

@@ -25,7 +25,7 @@ class NcclWork:
     def __init__(
         self,
         native: core.NcclWork,
-        tensors: tuple[Tensor, ...],
+        tensors: tuple[Tensor | None, ...],
         *,
         written: Tensor | None,
         device: torch.device,
@@ -41,7 +41,7 @@ class NcclWork:
 
     @property
     def started_ns(self) -> int:
-        """When it began, in nanoseconds of time.monotonic_ns(); 0 until the device has passed it."""
+        """When it began (time.monotonic_ns()); 0 until the device has passed it."""
         return self.native.started_ns
 
     @property

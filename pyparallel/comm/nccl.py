@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from pyparallel.comm._nccl_work import NcclWork
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
 from pyparallel.errors import PyparallelError
 
+_Result = TypeVar("_Result")
 _ALGORITHMS: tuple[Algorithm, ...] = ("nccl", "ring", "direct")
 
 
@@ -31,6 +33,11 @@ class NcclCommunicator:
     rounds 16-bit sums on the way and factors to the dtype. Messages know no tags but 0 and come
     from a named rank.
     """
+
+    @staticmethod
+    def is_built() -> bool:
+        """Whether this build of the core has CUDA, and with it NCCL."""
+        return hasattr(core, "NcclCommunicator")
 
     def __init__(
         self,
@@ -326,7 +333,7 @@ class NcclCommunicator:
         native = self._call(lambda: operation(self._native, stream))
         return self._track(native, tensors, written, stream)
 
-    def _call[Result](self, function: Callable[[], Result]) -> Result:
+    def _call(self, function: Callable[[], _Result]) -> _Result:
         try:
             return function()
         except Exception as error:

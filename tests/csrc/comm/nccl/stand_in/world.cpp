@@ -39,6 +39,10 @@ std::size_t element_size(DataType type) {
 
 namespace {
 
+void copy(void* target, const void* source, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(target, source, bytes);  // an empty tensor may have no address
+}
+
 template <class T>
 T& at(const void* array, std::size_t index) {
   return const_cast<T*>(static_cast<const T*>(array))[index];
@@ -139,9 +143,9 @@ struct World::Collective {
     std::vector<char> bytes(call.count * size * (name == "AllGather" ? calls.size() : 1));
     if (name == "AllGather") {
       for (std::size_t r = 0; r < calls.size(); ++r)
-        std::memcpy(bytes.data() + r * call.count * size, calls[r].input, call.count * size);
+        copy(bytes.data() + r * call.count * size, calls[r].input, call.count * size);
     } else if (name == "Broadcast") {
-      std::memcpy(bytes.data(), calls[static_cast<std::size_t>(call.peer)].input, bytes.size());
+      copy(bytes.data(), calls[static_cast<std::size_t>(call.peer)].input, bytes.size());
     } else {
       const std::size_t first = name == "ReduceScatter" ? rank * call.count : 0;
       for (std::size_t i = 0; i < call.count; ++i) set_element(bytes.data(), i, call.type, combined(first + i));
@@ -224,7 +228,7 @@ void World::collective(int rank, const Call& call) {
   for (const Signals& read : all->read) await(rank, call.stream, read);
   run(rank, call.stream, [all, self] {
     const std::vector<char>& result = all->staged[self];
-    if (!result.empty()) std::memcpy(all->calls[self].output, result.data(), result.size());
+    if (!result.empty()) copy(all->calls[self].output, result.data(), result.size());
   });
 }
 
@@ -265,7 +269,7 @@ void World::messages(int rank, const std::vector<Call>& calls) {
     await(rank, call.stream, call.input != nullptr ? message->posted : message->sent);
     if (call.input == nullptr)
       run(rank, call.stream, [message, output = call.output] {
-        std::memcpy(output, message->data.data(), message->data.size());
+        copy(output, message->data.data(), message->data.size());
         message->data.clear();
       });
   }
