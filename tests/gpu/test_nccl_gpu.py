@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 import pyparallel
 from pyparallel.comm import NcclCommunicator, Premultiplied
-from pyparallel.errors import CollectiveTimeoutError, NcclError, PeerLostError
+from pyparallel.errors import CollectiveTimeoutError, NcclError, PeerFailedError, PeerLostError
 from ranks import Job, run_ranks, tell_test
 
 REFUSED = "NCCL does not let ranks share a device here"
@@ -42,7 +42,9 @@ def guarded(body: Callable[..., Any], *arguments: Any) -> Any:
         own = communicator()
         own.all_reduce(torch.ones(1, device="cuda")).wait()
         torch.cuda.synchronize()
-    except pyparallel.errors.PyparallelError as error:
+    except (NcclError, PeerFailedError) as error:
+        if not any(words in str(error) for words in ("Duplicate GPU", "invalid usage")):
+            raise
         return f"{REFUSED}: {error}"
     return body(own, *arguments)
 
