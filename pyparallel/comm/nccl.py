@@ -99,24 +99,12 @@ class NcclCommunicator:
         what = "all_reduce"
         name, factor, dtype = self._reduction(what, op, tensor)
         check.check_algorithm(what, algorithm, *_ALGORITHMS)
-        address, count = tensor.data_ptr(), tensor.numel()
+        measured = self._squares(what, squares, algorithm)
+        operand = (tensor.data_ptr(), tensor.numel(), dtype, name, factor)
         if algorithm in ("auto", "nccl"):
-            self._no_squares(what, squares)
-            return self._issue(
-                lambda native, stream: native.all_reduce(
-                    address, count, dtype, name, factor, stream
-                ),
-                (tensor,),
-                tensor,
-            )
-        ring, measured = algorithm == "ring", self._squares(what, squares)
-        return self._issue(
-            lambda native, stream: native.own_all_reduce(
-                ring, address, count, dtype, name, factor, measured, stream
-            ),
-            (tensor, squares),
-            tensor,
-        )
+            return self._issue(self._native.all_reduce, *operand, tensors=(tensor,))
+        call, ring = self._native.own_all_reduce, algorithm == "ring"
+        return self._issue(call, ring, *operand, measured, tensors=(tensor, squares))
 
     def reduce(
         self, tensor: Tensor, root: int = 0, op: Op = "sum", *, background: bool = True
@@ -124,12 +112,9 @@ class NcclCommunicator:
         """See Communicator.reduce."""
         name, factor, dtype = self._reduction("reduce", op, tensor)
         check.check_root(root, self.world_size, what="reduce")
-        address, count = tensor.data_ptr(), tensor.numel()
-        return self._issue(
-            lambda native, stream: native.reduce(address, count, dtype, name, factor, root, stream),
-            (tensor,),
-            tensor if self.rank == root else None,
-        )
+        operand = (tensor.data_ptr(), tensor.numel(), dtype, name, factor)
+        tensors = (tensor,) if self.rank == root else (None, tensor)
+        return self._issue(self._native.reduce, *operand, root, tensors=tensors)
 
     def reduce_scatter(
         self,
@@ -146,24 +131,12 @@ class NcclCommunicator:
         name, factor, dtype = self._reduction(what, op, input, output)
         check.check_parts(what, self.world_size, whole=input, part=output)
         check.check_algorithm(what, algorithm, *_ALGORITHMS)
-        addresses, count = (output.data_ptr(), input.data_ptr()), output.numel()
+        measured = self._squares(what, squares, algorithm)
+        operand = (output.data_ptr(), input.data_ptr(), output.numel(), dtype, name, factor)
         if algorithm in ("auto", "nccl"):
-            self._no_squares(what, squares)
-            return self._issue(
-                lambda native, stream: native.reduce_scatter(
-                    *addresses, count, dtype, name, factor, stream
-                ),
-                (output, input),
-                output,
-            )
-        ring, measured = algorithm == "ring", self._squares(what, squares)
-        return self._issue(
-            lambda native, stream: native.own_reduce_scatter(
-                ring, *addresses, count, dtype, name, factor, measured, stream
-            ),
-            (output, input, squares),
-            output,
-        )
+            return self._issue(self._native.reduce_scatter, *operand, tensors=(output, input))
+        call, ring = self._native.own_reduce_scatter, algorithm == "ring"
+        return self._issue(call, ring, *operand, measured, tensors=(output, input, squares))
 
     # ---- what only moves ----
 
@@ -172,14 +145,14 @@ class NcclCommunicator:
         check.check_moved("all_gather", self.device.type, output, input)
         check.check_parts("all_gather", self.world_size, whole=output, part=input)
         arguments = (output.data_ptr(), input.data_ptr(), input.nbytes)
-        return self._issue(lambda n, s: n.all_gather(*arguments, s), (output, input), output)
+        return self._issue(self._native.all_gather, *arguments, tensors=(output, input))
 
     def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> NcclWork:
         """See Communicator.broadcast."""
         check.check_moved("broadcast", self.device.type, tensor)
         check.check_root(root, self.world_size)
         arguments = (tensor.data_ptr(), tensor.nbytes, root)
-        return self._issue(lambda n, s: n.broadcast(*arguments, s), (tensor,), tensor)
+        return self._issue(self._native.broadcast, *arguments, tensors=(tensor,))
 
     def gather(
         self, output: Tensor | None, input: Tensor, root: int = 0, *, background: bool = True
@@ -193,7 +166,7 @@ class NcclCommunicator:
             check.check_parts("gather", self.world_size, whole=output, part=input)
         target = 0 if output is None else output.data_ptr()
         arguments = (target, input.data_ptr(), input.nbytes, root)
-        return self._issue(lambda n, s: n.gather(*arguments, s), (output, input), output)
+        return self._issue(self._native.gather, *arguments, tensors=(output, input))
 
     def scatter(
         self, output: Tensor, input: Tensor | None, root: int = 0, *, background: bool = True
@@ -207,7 +180,7 @@ class NcclCommunicator:
             check.check_parts("scatter", self.world_size, whole=input, part=output)
         source = 0 if input is None else input.data_ptr()
         arguments = (output.data_ptr(), source, output.nbytes, root)
-        return self._issue(lambda n, s: n.scatter(*arguments, s), (output, input), output)
+        return self._issue(self._native.scatter, *arguments, tensors=(output, input))
 
     def all_to_all(
         self,
@@ -225,21 +198,21 @@ class NcclCommunicator:
         going = check.check_sizes(what, self.world_size, input, input_sizes, name="input_sizes")
         output_bytes, input_bytes = ([n * size for n in sizes] for sizes in (coming, going))
         arguments = (output.data_ptr(), input.data_ptr(), output_bytes, input_bytes)
-        return self._issue(lambda n, s: n.all_to_all(*arguments, s), (output, input), output)
+        return self._issue(self._native.all_to_all, *arguments, tensors=(output, input))
 
     def barrier(self) -> NcclWork:
         """See Communicator.barrier: the current stream waits for all ranks' streams."""
-        return self._issue(lambda native, stream: native.barrier(stream), (), None)
+        return self._issue(self._native.barrier, tensors=())
 
     # ---- messages ----
 
     def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> Message:
-        """See Communicator.send. The memory may be used again after wait(), as in the others."""
+        """See Communicator.send."""
         self._check_message("send", tensor, destination, tag)
-        arguments = (tensor.data_ptr(), tensor.nbytes, 1)
+        operand = (tensor.data_ptr(), tensor.nbytes, 1)
 
-        def issue(native: core.NcclCommunicator, stream: int) -> NcclWork:
-            return self._track(native.send(*arguments, stream), (tensor,), None, stream)
+        def issue(lane: core.NcclCommunicator, stream: int) -> NcclWork:
+            return self._track(lane.send(*operand, stream), (tensor,), None, stream)
 
         return self._submit(self.rank, destination, issue)
 
@@ -248,10 +221,10 @@ class NcclCommunicator:
         if source is None:
             raise ValueError("recv: NCCL receives from a named rank, source is None")
         self._check_message("recv", tensor, source, tag)
-        arguments = (tensor.data_ptr(), tensor.nbytes, 0)
+        operand = (tensor.data_ptr(), tensor.nbytes, 0)
 
-        def issue(native: core.NcclCommunicator, stream: int) -> NcclWork:
-            return self._track(native.recv(*arguments, stream), (tensor,), tensor, stream)
+        def issue(lane: core.NcclCommunicator, stream: int) -> NcclWork:
+            return self._track(lane.recv(*operand, stream), (tensor,), tensor, stream)
 
         return self._submit(source, self.rank, issue)
 
@@ -266,14 +239,10 @@ class NcclCommunicator:
         if native is None:
             return None
         store = PrefixStore(f"split {self._splits}/{color}", self._members.store)
-        members = self._members
+        timeout = self._members.timeout_seconds
+        members = Members(store, native.rank, native.world_size, self.device, timeout, native)
         part = object.__new__(NcclCommunicator)
-        part._begin(
-            Members(
-                store, native.rank, native.world_size, self.device, members.timeout_seconds, native
-            ),
-            native,
-        )
+        part._begin(members, native)
         return part
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -303,19 +272,17 @@ class NcclCommunicator:
         op = check.check_reduction(what, op, tensor)
         return ("sum", op.factor, dtype) if isinstance(op, Premultiplied) else (op, None, dtype)
 
-    def _squares(self, what: str, squares: Tensor | None) -> int:
+    def _squares(self, what: str, squares: Tensor | None, algorithm: Algorithm) -> int:
         if squares is None:
             return 0
+        if algorithm in ("auto", "nccl"):
+            raise ValueError(f"{what}: NCCL does not measure; squares needs algorithm='ring'")
         check.check_moved(f"{what}: squares", self.device.type, squares)
         if squares.numel() != 2 or squares.dtype != torch.float64:
             raise ValueError(
                 f"{what}: squares is {squares.numel()} x {squares.dtype}, not 2 x torch.float64"
             )
         return squares.data_ptr()
-
-    def _no_squares(self, what: str, squares: Tensor | None) -> None:
-        if squares is not None:
-            raise ValueError(f"{what}: NCCL does not measure; squares needs algorithm='ring'")
 
     def _check_message(self, what: str, tensor: Tensor, peer: int, tag: int) -> None:
         check.check_moved(what, self.device.type, tensor)
@@ -325,13 +292,14 @@ class NcclCommunicator:
 
     def _issue(
         self,
-        operation: Callable[[core.NcclCommunicator, int], core.NcclWork],
+        call: Callable[..., core.NcclWork],
+        *arguments: object,
         tensors: tuple[Tensor | None, ...],
-        written: Tensor | None,
     ) -> NcclWork:
+        """Calls the core behind the current stream. The first of the tensors is written."""
         _, stream = _tensors.device_and_stream(self.device)
-        native = self._call(lambda: operation(self._native, stream))
-        return self._track(native, tensors, written, stream)
+        native = self._call(lambda: call(*arguments, stream))
+        return self._track(native, tensors, tensors[0] if tensors else None, stream)
 
     def _call(self, function: Callable[[], _Result]) -> _Result:
         try:
