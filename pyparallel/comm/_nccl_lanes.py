@@ -140,11 +140,14 @@ class Lane:
         except Exception as error:
             self.fail(error)
             return
-        with self._lock:
-            self.communicator = communicator
-            for message in self._kept:
-                message.issue_kept(communicator)
-            self._kept.clear()
+        while True:
+            with self._lock:
+                if not self._kept:
+                    self.communicator = communicator
+                    return
+                message = self._kept.pop(0)
+            # Without the lock: in the first call NCCL connects the ranks and waits for the other.
+            message.issue_kept(communicator)
 
 
 def _place_in_stream(device: torch.device) -> tuple[int, object]:

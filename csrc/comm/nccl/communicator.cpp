@@ -177,10 +177,17 @@ void Communicator::call(const char* name, const std::function<Result(Comm)>& bod
   Result result;
   {
     const std::lock_guard<std::mutex> lock(comm_mutex_);
-    throw_if_failed();
-    result = body(comm_);
+    result = body(usable());
   }
   check(name, result);
+}
+
+// Requires comm_mutex_. Throws what has ended it.
+Comm Communicator::usable() const {
+  throw_if_failed();
+  const Comm comm = comm_;
+  if (comm == nullptr) throw InvalidArgument("this communicator is closed");
+  return comm;
 }
 
 void Communicator::group(const char* name, const std::function<Result(Comm)>& body) {
@@ -214,8 +221,7 @@ void Communicator::settle(const char* name) {
   Result state = Result::kInProgress;
   const bool settled = poll(timeout_ns_, [&] {
     const std::lock_guard<std::mutex> lock(comm_mutex_);
-    throw_if_failed();
-    state = ready(comm_);
+    state = ready(usable());
     return state != Result::kInProgress;
   });
   if (!settled)

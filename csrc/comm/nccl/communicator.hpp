@@ -124,6 +124,7 @@ class Communicator {
 
   void throw_if_failed() const;
   void settle(const char* name);
+  Comm usable() const;
   Result ready(Comm comm);
   void say_goodbye(Comm comm);
   void check(const char* name, Result result);
