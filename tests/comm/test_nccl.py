@@ -127,8 +127,8 @@ def test_tensors_live_until_the_stream_or_the_device_has_passed(
     communicator: NcclCommunicator,
 ) -> None:
     def issue() -> tuple[Any, weakref.ref[torch.Tensor]]:
-        tensor = torch.ones(4)
-        return communicator.all_reduce(tensor), weakref.ref(tensor)
+        tensor = torch.ones(4)  # only read: what is written is held for another reason, too
+        return communicator.all_gather(torch.empty(4), tensor), weakref.ref(tensor)
 
     work, waited = issue()
     assert waited() is not None
