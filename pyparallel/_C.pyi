@@ -289,3 +289,103 @@ class ShmCommunicator:
     def send(self, tensor: int, count: int, dtype: int, destination: int, tag: int, /) -> Work: ...
     def recv(self, tensor: int, count: int, dtype: int, source: int, tag: int, /) -> Work: ...
     def barrier(self, background: bool, /) -> Work: ...
+
+class NcclWork:  # of CUDA builds only, like NcclCommunicator
+    completed: bool
+    failed: bool
+    started_ns: int
+    ended_ns: int
+    description: str
+
+    def wait(self, stream: int) -> None: ...
+
+class NcclCommunicator:
+    failed: bool
+    rank: int
+    world_size: int
+
+    def __init__(
+        self,
+        override: str,
+        candidates: Sequence[str],
+        id: bytes,
+        rank: int,
+        world_size: int,
+        device: int,
+        timeout_seconds: float,
+        names: Sequence[int],
+    ) -> None: ...
+    @staticmethod
+    def create_id(override: str, candidates: Sequence[str]) -> bytes: ...
+    def join(self) -> None: ...
+    def split(self, color: int, key: int) -> NcclCommunicator | None: ...
+    def peer_failed(self, peer: int, operation: str, cause: str, lost: bool) -> None: ...
+    def peer_left(self, peer: int) -> None: ...
+    def doing(self) -> str: ...
+    def finish(self) -> None: ...
+    def close(self) -> None: ...
+    def all_reduce(
+        self, tensor: int, count: int, dtype: int, op: str, factor: float | None, stream: int
+    ) -> NcclWork: ...
+    def reduce(
+        self,
+        tensor: int,
+        count: int,
+        dtype: int,
+        op: str,
+        factor: float | None,
+        root: int,
+        stream: int,
+    ) -> NcclWork: ...
+    def reduce_scatter(
+        self,
+        output: int,
+        input: int,
+        count: int,
+        dtype: int,
+        op: str,
+        factor: float | None,
+        stream: int,
+    ) -> NcclWork: ...
+    def own_all_reduce(
+        self,
+        ring: bool,
+        tensor: int,
+        count: int,
+        dtype: int,
+        op: str,
+        factor: float | None,
+        squares: int,
+        stream: int,
+    ) -> NcclWork: ...
+    def own_reduce_scatter(
+        self,
+        ring: bool,
+        output: int,
+        input: int,
+        count: int,
+        dtype: int,
+        op: str,
+        factor: float | None,
+        squares: int,
+        stream: int,
+    ) -> NcclWork: ...
+    def all_gather(self, output: int, input: int, num_bytes: int, stream: int) -> NcclWork: ...
+    def broadcast(self, tensor: int, num_bytes: int, root: int, stream: int) -> NcclWork: ...
+    def gather(
+        self, output: int, input: int, num_bytes: int, root: int, stream: int
+    ) -> NcclWork: ...
+    def scatter(
+        self, output: int, input: int, num_bytes: int, root: int, stream: int
+    ) -> NcclWork: ...
+    def all_to_all(
+        self,
+        output: int,
+        input: int,
+        output_bytes: Sequence[int],
+        input_bytes: Sequence[int],
+        stream: int,
+    ) -> NcclWork: ...
+    def send(self, tensor: int, num_bytes: int, peer: int, stream: int) -> NcclWork: ...
+    def recv(self, tensor: int, num_bytes: int, peer: int, stream: int) -> NcclWork: ...
+    def barrier(self, stream: int) -> NcclWork: ...

@@ -15,7 +15,12 @@ from torch.distributed.rendezvous import rendezvous
 
 from pyparallel import _uncaught
 from pyparallel._uncaught import UncaughtHook
-from pyparallel.comm import Communicator, GroupCommunicator, SoloCommunicator
+from pyparallel.comm import (
+    Communicator,
+    GroupCommunicator,
+    NcclCommunicator,
+    SoloCommunicator,
+)
 from pyparallel.comm.backend import PyparallelProcessGroup
 from pyparallel.comm.of_group import timeout_of
 from pyparallel.comm.rendezvous import connect, connect_group, part_of
@@ -167,7 +172,9 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
     if world_size == 1:
         return Context(0, 1, local_rank, chosen, SoloCommunicator(chosen))
     if chosen.type == "cuda":
-        return Context(rank, world_size, local_rank, chosen, _own_group("nccl", chosen))
+        return Context(
+            rank, world_size, local_rank, chosen, _over_nccl(rank, world_size, chosen, timeout)
+        )
     store, _, _ = next(iter(rendezvous("env://")))
     communicator = connect(
         part_of(store, "job", rank),
@@ -200,6 +207,20 @@ def _join_group(
     if communicator is None:
         communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
+
+
+def _over_nccl(rank: int, world_size: int, device: torch.device, timeout: float) -> Communicator:
+    """Our NCCL communicator, or torch's group if this build has none."""
+    if not NcclCommunicator.is_built():
+        return _own_group("nccl", device)
+    store, _, _ = next(iter(rendezvous("env://")))
+    return NcclCommunicator(
+        part_of(store, "nccl", rank),
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        timeout_seconds=timeout,
+    )
 
 
 def _own_group(backend: str, device: torch.device) -> GroupCommunicator:

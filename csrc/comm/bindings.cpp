@@ -249,6 +249,7 @@ void register_comm(py::module_& module) {
   using shm::Reduction;
   register_work(module);
   register_memory(module);
+  register_nccl(module);
   py::enum_<Kind>(module, "Kind")
       .value("all_reduce", Kind::kAllReduce)
       .value("reduce", Kind::kReduce)

@@ -2,6 +2,7 @@
 
 from pyparallel.comm.communicator import Algorithm, Communicator, Op, Premultiplied, Reduction, Work
 from pyparallel.comm.hierarchical import HierarchicalCommunicator
+from pyparallel.comm.nccl import NcclCommunicator
 from pyparallel.comm.of_group import of_group, of_mesh
 from pyparallel.comm.shm import ShmCommunicator
 from pyparallel.comm.solo import SoloCommunicator
@@ -12,6 +13,7 @@ __all__ = [
     "Communicator",
     "GroupCommunicator",
     "HierarchicalCommunicator",
+    "NcclCommunicator",
     "Op",
     "Premultiplied",
     "Reduction",

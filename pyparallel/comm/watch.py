@@ -123,6 +123,11 @@ class FailureWatch:
             self.failure = failure
         self._send({"failure": asdict(failure)})
 
+    @property
+    def closed(self) -> bool:
+        """Whether this rank has left."""
+        return self._closed
+
     def close(self) -> None:
         """Leaves in good order; calling it twice is harmless."""
         with self._lock:
