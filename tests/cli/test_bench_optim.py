@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from pyparallel.cli import bench, main, peers
+from pyparallel.cli import bench_optim, main, peers
 
 SMALL = ["--tensors", "2x[33]+1x[5,7]", "--rounds", "2"]
 
@@ -14,7 +14,7 @@ SMALL = ["--tensors", "2x[33]+1x[5,7]", "--rounds", "2"]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, threads):
     torch.set_num_threads(1)
-    monkeypatch.setattr(bench, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(bench_optim, "COPY_BYTES", 1 << 16)
 
 
 @pytest.mark.parametrize("name", peers.NAMES)
@@ -52,7 +52,7 @@ def test_a_contestant_that_steps_wrongly_gets_no_number(monkeypatch, capsys):
         still = [param.detach().clone() for param in found[0].params]
         return [*found, peers.Entrant("cheat", still, lambda: None)]
 
-    monkeypatch.setattr(bench, "entrants", other)
+    monkeypatch.setattr(bench_optim, "entrants", other)
     assert main(["bench", "optim", *SMALL]) == 1
     assert "cheat moved the parameters differently" in capsys.readouterr().err
 
