@@ -16,6 +16,11 @@ DTYPES = {
 ALL_DTYPES = DTYPES | {"int32": torch.int32, "int64": torch.int64}
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """What the command line calls a dtype."""
+    return next(name for name, known in ALL_DTYPES.items() if known == dtype)
+
+
 class SentenceParser(argparse.ArgumentParser):
     """Like its base, but an error is one line on stderr, without the usage."""
 

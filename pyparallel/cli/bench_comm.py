@@ -61,12 +61,27 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     everything = list(COLLECTIVES)
-    add("--collective", nargs="+", choices=everything, default=everything, help="one or several")
-    add("-b", "--begin", type=num_bytes, default=1 << 10, help="smallest bytes: 1000, 8K or 25M")
-    add("-e", "--end", type=num_bytes, default=32 << 20, help="largest bytes")
+    named = f"all, unless given: {', '.join(everything)}"
+    add("--collective", nargs="+", choices=everything, metavar="NAME", help=named)
+    add("-b", "--begin", type=num_bytes, default="1K", help="smallest bytes: 1000, 8K or 25M")
+    add("-e", "--end", type=num_bytes, default="32M", help="largest bytes")
     add("-f", "--factor", type=positive, default=32, help="from one size to the next")
-    add("--dtype", nargs="+", choices=ALL_DTYPES, default=["fp32"], help="of the elements")
-    add("--op", nargs="+", choices=REDUCTIONS, default=["sum"], help="how they are combined")
+    add(
+        "--dtype",
+        nargs="+",
+        choices=ALL_DTYPES,
+        metavar="DTYPE",
+        default=["fp32"],
+        help=f"of {', '.join(ALL_DTYPES)}",
+    )
+    add(
+        "--op",
+        nargs="+",
+        choices=REDUCTIONS,
+        metavar="OP",
+        default=["sum"],
+        help=f"of {', '.join(REDUCTIONS)}",
+    )
     algorithms = get_args(Algorithm)
     add("--algorithm", nargs="+", choices=algorithms, default=["auto"], help="of ours")
     kinds = (ORDINARY, SHARED)
@@ -82,6 +97,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="where to save the numbers")
     add("--rows", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    options.collective = options.collective or everything
     options.backend = options.backend or [job.default_backend(options.device)]
     on_gpu = options.device == "cuda"
     options.tensors = options.tensors or ([ORDINARY] if on_gpu else [ORDINARY, SHARED])
@@ -135,7 +151,7 @@ def _measure_all(options: argparse.Namespace, ranks: job.ProcessRanks) -> list[R
     with Progress(console=console, transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=len(cases) * (timer.rounds + timer.warm_up))
         for case in cases:
-            progress.update(task, description=f"{case}, {ranks.world_size} ranks")
+            progress.update(task, description=str(case))
             rows += measure(
                 case,
                 _ways(case, options),

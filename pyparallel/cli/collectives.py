@@ -16,6 +16,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from pyparallel.cli.arguments import dtype_name
 from pyparallel.comm.communicator import Reduction
 
 ROOT = 0
@@ -109,9 +110,9 @@ class Case:
         return cls(collective, numel, dtype, op, world_size)
 
     def __str__(self) -> str:
-        op = f" {self.op}" if self.collective.combines else ""
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.collective.name} of {format_bytes(self.num_bytes)} {dtype}{op}"
+        op = "" if self.op == "sum" else f" {self.op}"
+        size = f"{format_bytes(self.num_bytes)} {dtype_name(self.dtype)}{op}"
+        return f"{self.collective.name} of {size}, {self.world_size} ranks"
 
     @property
     def num_bytes(self) -> int:

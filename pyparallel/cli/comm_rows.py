@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from pyparallel.cli.arguments import ALL_DTYPES
+from pyparallel.cli.arguments import dtype_name
 from pyparallel.cli.collectives import Case
 from pyparallel.cli.job import ProcessRanks
 from pyparallel.cli.timer import Measurement, Timer, WrongResultError
@@ -120,7 +120,7 @@ def _row(case: Case, name: str, peer: str | None, measurement: Measurement) -> R
         contestant=name,
         num_bytes=case.num_bytes,
         elements=case.numel,
-        dtype=next(short for short, dtype in ALL_DTYPES.items() if dtype == case.dtype),
+        dtype=dtype_name(case.dtype),
         op=case.op if case.collective.combines else "",
         microseconds=time.median * 1e6,
         low=time.p10 * 1e6,

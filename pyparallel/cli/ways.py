@@ -24,6 +24,9 @@ _REDUCE_OPS = {
     "min": dist.ReduceOp.MIN,
     "product": dist.ReduceOp.PRODUCT,
 }
+# torch renamed them and warns of the old names.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,8 @@ def _group_runs(
 
     return {
         "all_reduce": lambda: dist.all_reduce(receive, op, group=group),
-        "reduce_scatter": lambda: dist.reduce_scatter_tensor(receive, send, op, group=group),
-        "all_gather": lambda: dist.all_gather_into_tensor(receive, send, group=group),
+        "reduce_scatter": lambda: _reduce_scatter(receive, send, op, group=group),
+        "all_gather": lambda: _all_gather(receive, send, group=group),
         "broadcast": lambda: dist.broadcast(receive, ROOT, group=group),
         "reduce": lambda: dist.reduce(receive, ROOT, op, group=group),
         "gather": lambda: dist.gather(send, received_parts, ROOT, group=group),

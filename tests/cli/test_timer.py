@@ -61,6 +61,20 @@ def test_every_order_of_the_contestants_takes_its_turn(names):
     assert rounds[-1] == names[::-1]
 
 
+@pytest.mark.parametrize("number", [1, 4, 5])
+def test_each_of_many_contestants_has_every_place_equally_often(number):
+    stage = Stage()
+    names = "ABCDE"[:number]
+    rounds = 2 * number
+    contestants = [Contestant(name, stage.work(name, [1.0])) for name in names]
+    Timer(rounds=rounds, warm_up=0, clock=stage.clock).compare(contestants, verify=fine)
+    orders = ["".join(stage.log[i * number : (i + 1) * number]) for i in range(rounds)]
+    for place in range(number):
+        assert sorted(order[place] for order in orders) == sorted(2 * names)
+    if number > 1:
+        assert len(set(orders)) == rounds
+
+
 def test_two_contestants_alternate_and_swap():
     stage = Stage()
     pair = [Contestant(name, stage.work(name, [1.0])) for name in "AB"]

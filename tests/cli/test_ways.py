@@ -1,4 +1,4 @@
-"""Every way runs every collective, and what comes out is exact: without that no row means a thing."""
+"""Every way runs every collective, and what comes out of it is exact, or it is found."""
 
 from types import SimpleNamespace
 
