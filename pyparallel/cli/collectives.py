@@ -179,14 +179,14 @@ class Case:
         return part(operand(ROOT)) if name == "scatter" else operand(ROOT)
 
     def _combined(self, operand: Callable[[int], Tensor]) -> Tensor:
-        combine = {
+        combine: dict[Reduction, Callable[[Tensor, Tensor], Tensor]] = {
             "sum": torch.add,
             "mean": torch.add,
             "max": torch.maximum,
             "min": torch.minimum,
             "product": torch.mul,
-        }[self.op]
-        total: Tensor = reduce(combine, map(operand, range(self.world_size)))
+        }
+        total = reduce(combine[self.op], map(operand, range(self.world_size)))
         return total.div_(self.world_size) if self.op == "mean" else total
 
     def verify(

@@ -193,12 +193,11 @@ class Timer:
         """Seconds per run on this rank."""
         on_gpu = torch.device(self.device).type == "cuda"
         total = 0.0
-        for number in range(runs):
+        for _ in range(runs):
             contestant.prepare()
             if on_gpu:
                 torch.cuda.synchronize(self.device)
-            if number == 0:
-                self.ranks.barrier()
+            self.ranks.barrier()
             start = self.clock()
             contestant.run()
             if on_gpu:

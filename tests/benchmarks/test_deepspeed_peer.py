@@ -90,8 +90,12 @@ def test_an_op_that_another_rank_cannot_load_is_not_used(log):
 
 @pytest.mark.parametrize(
     ("level", "dtype", "usable"),
-    [(2, torch.bfloat16, True), (1, torch.bfloat16, False), (1, torch.float32, True)]
-    + [(0, torch.float32, False)],
+    [
+        (2, torch.bfloat16, True),
+        (1, torch.bfloat16, False),
+        (1, torch.float32, True),
+        (0, torch.float32, False),
+    ],
 )
 def test_a_kernel_that_this_cpu_has_not_is_not_called(level, dtype, usable, log, monkeypatch):
     monkeypatch.setattr(Builder, "level", level)

@@ -127,6 +127,16 @@ def test_short_runs_are_repeated_each_freshly_prepared_until_a_round_is_long_eno
     assert stage.log[-80:] == ["prepare", "run"] * 40
 
 
+def test_the_ranks_start_every_one_of_repeated_runs_together():
+    stage = Stage()
+    one = Contestant("one", stage.work("run", [1.0]), stage.work("prepare", [100.0]))
+    ranks = TwoRanks(stage, other=1.0)
+    timer = Timer(rounds=1, warm_up=0, round_seconds=4.0, ranks=ranks, clock=stage.clock)
+    assert timer.compare([one], verify=fine).seconds == {"one": [1.0]}
+    assert len(stage.log) >= 3 * 4
+    assert stage.log == ["prepare", "barrier", "run"] * (len(stage.log) // 3)
+
+
 def test_a_copy_of_known_length_gives_the_bandwidth_of_all_ranks():
     stage = Stage()
 
