@@ -195,9 +195,9 @@ class Timer:
         total = 0.0
         for _ in range(runs):
             contestant.prepare()
-            if on_gpu:
-                torch.cuda.synchronize(self.device)
             self.ranks.barrier()
+            if on_gpu:  # whose barrier only the stream waits for
+                torch.cuda.synchronize(self.device)
             start = self.clock()
             contestant.run()
             if on_gpu:
