@@ -30,7 +30,7 @@ from pyparallel.errors import OutOfMemoryError
 
 PROG = "python -m pyparallel bench comm"
 ORDINARY, SHARED = "ordinary", "shared"
-WIDTH_OF_FILES = 160
+WIDTH_OF_FILES = 180
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -153,8 +153,8 @@ def table(rows: Sequence[Row]) -> Table:
                 row.op,
                 str(row.num_bytes),
                 str(row.elements),
-                f"{row.microseconds:.4g}",
-                f"{row.low:.4g} to {row.high:.4g}",
+                _three_digits(row.microseconds),
+                f"{_three_digits(row.low)} to {_three_digits(row.high)}",
                 f"{row.algbw:.3g}",
                 f"{row.busbw:.3g}",
                 "" if row.ratio is None else f"{row.ratio:.2f}",
@@ -162,3 +162,8 @@ def table(rows: Sequence[Row]) -> Table:
             )
         made.add_section()
     return made
+
+
+def _three_digits(number: float) -> str:
+    """At least three, and no exponent."""
+    return f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f}"

@@ -34,10 +34,10 @@ def test_one_rank_that_cannot_keeps_all_from_taking_part():
 
 
 def test_the_table_has_every_number_of_every_row():
-    numbers = SimpleNamespace(microseconds=1234.5, low=1200.0, high=1300.0, algbw=2.5, busbw=3.75)
+    numbers = SimpleNamespace(microseconds=1234.6, low=9.876, high=34567.8, algbw=2.5, busbw=3.75)
     row = Row(4, "all_gather", "torch gloo", 4096, 1024, "fp32", "", **vars(numbers), ratio=None)
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(table([row, row]))
     text = console.export_text()
-    for cell in ("all_gather", "4096", "1024", "1234", "1200 to 1300", "2.5", "3.75"):
+    for cell in ("all_gather", "4096", "1024", "1235", "9.88 to 34568", "2.5", "3.75"):
         assert text.count(cell) >= 2, cell
