@@ -13,6 +13,7 @@ calls; the op's sources are its csrc/cpu/comm/shm*.cpp (version 0.19.8).
 import importlib.util
 import os
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def way(ranks: ProcessRanks, dtype: torch.dtype) -> Way | str:
         if ranks.slowest([float(bool(problem))])[0]:
             return problem or "DeepSpeed's op does not load on another rank"
     _join(ranks)
-    return Way("DeepSpeed", bind)
+    return Way(f"DeepSpeed {version('deepspeed')}", bind)
 
 
 def bind(ranks: ProcessRanks, case: Case, send: Tensor, receive: Tensor) -> Run:

@@ -229,8 +229,8 @@ def check(what: str, tensor: Tensor, expected: Tensor) -> None:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """A size in the largest binary unit that divides it."""
+    """A size in the largest binary unit of which it is a multiple of a tenth."""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if num_bytes % unit == 0:
-            return f"{num_bytes // unit} {name}"
+        if num_bytes >= unit and 10 * num_bytes % unit == 0:
+            return f"{num_bytes / unit:g} {name}"
     return f"{num_bytes} B"

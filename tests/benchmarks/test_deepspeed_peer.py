@@ -57,6 +57,7 @@ def log(monkeypatch, tmp_path):
         module.ShareMemCommBuilder = Builder
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(deepspeed_peer, "SEGMENTS", tmp_path)
+    monkeypatch.setattr(deepspeed_peer, "version", lambda name: "1.2")
     for name, value in {"LOCAL_SIZE": "", "MASTER_ADDR": "here", "MASTER_PORT": "99"}.items():
         monkeypatch.setenv(name, value)
     return Builder.log
@@ -70,7 +71,7 @@ def test_the_first_rank_builds_what_the_others_load_and_no_name_stays(rank, load
     for name in names:
         (tmp_path / name).write_text("")
     way = deepspeed_peer.way(Ranks(rank, log), torch.float32)
-    assert way.name == "DeepSpeed"
+    assert way.name == "DeepSpeed 1.2"
     assert log == [*loading, "load", f"initialize 2 {rank}", "barrier"]
     assert os.environ["LOCAL_SIZE"] == "2"
     assert [path.name for path in tmp_path.iterdir()] == [names[1 - rank]]

@@ -99,7 +99,13 @@ def test_a_wrong_element_of_a_sum_is_found_and_named(fault):
 
 @pytest.mark.parametrize(
     ("num_bytes", "text"),
-    [(1 << 10, "1 KiB"), (25 << 20, "25 MiB"), (1000, "1000 B"), (3 << 30, "3 GiB")],
+    [
+        (1 << 10, "1 KiB"),
+        (25 << 20, "25 MiB"),
+        (1000, "1000 B"),
+        (3 << 30, "3 GiB"),
+        (25 << 19, "12.5 MiB"),
+    ],
 )
 def test_sizes_are_said_in_binary_units(num_bytes, text):
     assert format_bytes(num_bytes) == text
