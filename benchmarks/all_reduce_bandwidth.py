@@ -8,6 +8,7 @@ are larger than any cache. The loop's time is scaled from the bytes that it move
 ratio is the share of that bandwidth that all_reduce reaches; what stays in caches may exceed it.
 """
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 
@@ -21,7 +22,7 @@ from pyparallel.cli.ways import enter, our_way
 NAME = "all_reduce_bandwidth"
 MEBIBYTES = [1, 25, 100]
 LOOP = "x += y; y = x on each core"
-BLOCK_BYTES = 128 << 10
+BLOCK_BYTES = 256 << 10
 TARGET = Target("at least", 0.75)
 
 
@@ -46,7 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure_share(
-    joined: ranks.ProcessRanks, timer: Timer, options, *, num_bytes: int, target: Target | None
+    joined: ranks.ProcessRanks,
+    timer: Timer,
+    options: argparse.Namespace,
+    *,
+    num_bytes: int,
+    target: Target | None,
 ) -> Row:
     """The row of one size."""
     case = collectives.case_of(
