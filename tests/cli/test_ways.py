@@ -97,6 +97,24 @@ def test_a_way_that_does_nothing_is_found_on_every_rank(name):
     ranks.run_ranks(2, leave_out_the_operation, name)
 
 
+def work_only_once():
+    world = joined()
+    case = Case.of_bytes("all_gather", 400, torch.int64, "sum", world.world_size)
+
+    def bind(*arguments):
+        runs = [our_way("ours").bind(*arguments)]
+        return lambda: runs.pop()() if runs else None
+
+    entry = enter(Way("lazy", bind), case, world, seed=1)
+    entry.verify()
+    with pytest.raises(AssertionError, match="50 of 50 elements are wrong"):
+        entry.verify()
+
+
+def test_a_result_that_is_left_from_an_earlier_run_is_none():
+    ranks.run_ranks(2, work_only_once)
+
+
 def rewrite():
     world = joined()
     case = Case.of_bytes("all_gather", 16, torch.float32, "sum", world.world_size)
