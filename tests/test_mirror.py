@@ -48,7 +48,7 @@ THROUGH_OTHERS = {
     "optim/rmsprop.py": "optim/test_family.py",
     "optim/sgd.py": "optim/test_family.py",
     "cli/arguments.py": "cli/test_run.py",
-    "cli/peers.py": "cli/test_bench.py",
+    "cli/peers.py": "cli/test_bench_optim.py",
     "cli/machine.py": "cli/test_run.py",
     "cli/env.py": "cli/test_commands.py",
 }
