@@ -13,8 +13,7 @@ from torch import Tensor
 import pyparallel
 from pyparallel import _tensors
 from pyparallel.comm import ShmCommunicator
-from pyparallel.errors import CollectiveMismatchError
-from ranks import errors_of_ranks, run_ranks
+from ranks import run_ranks
 
 SLOT, PIECE = 32 << 10, 256 << 10  # bytes
 DTYPES = tuple(_tensors.MOVED_DTYPE_CODES)
@@ -211,99 +210,6 @@ def in_place(seed: int) -> None:
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_a_part_may_lie_at_its_place_in_the_whole(world_size: int, seed: int) -> None:
     run_ranks(world_size, in_place, seed)
-
-
-def overlaps() -> None:
-    c = communicator()
-    whole = torch.zeros(12)
-    other = whole[(1 - c.rank) * 4 :][:4]
-    whole_8 = whole[:8]
-    calls: list[tuple[Any, tuple[Tensor, ...]]] = [
-        (c.all_gather, (whole_8, other)),
-        (c.reduce_scatter, (other, whole_8)),
-        (c.all_gather, (whole_8, whole[c.rank * 4 + 1 :][:4])),
-        (c.all_to_all, (whole_8, whole_8)),
-        (c.all_to_all, (whole_8, whole[4:])),
-    ]
-    for call, tensors in calls:
-        with pytest.raises(ValueError, match="input and output overlap"):
-            call(*tensors)
-    c.barrier().wait()
-
-
-def test_other_overlaps_are_refused() -> None:
-    run_ranks(2, overlaps)
-
-
-def unmatched(sizes: str) -> None:
-    c = communicator()
-    large = 90_000 if sizes == "large" else 0
-    given = {0: (3, large + 4, 5), 1: (large + 4, 1, 2), 2: (5, 2, 0)}
-    expected = {**given, 1: (large + 4, 1, 6)}  # rank 1 expects 6 from rank 2, which sends 2
-    output, input = torch.zeros(sum(expected[c.rank])), torch.zeros(sum(given[c.rank]))
-    own = {"input_sizes": given[c.rank], "output_sizes": expected[c.rank]}
-    c.all_to_all(output, input, **own).wait()
-
-
-@pytest.mark.parametrize("sizes", ["small", "large"])
-def test_what_is_sent_must_be_what_is_expected(sizes: str) -> None:
-    for error in errors_of_ranks(3, unmatched, sizes):
-        assert isinstance(error, CollectiveMismatchError)
-        assert "rank 2 sends 2 x float32 to rank 1 in all_to_all" in str(error)
-        assert "expects 6 x float32 from it" in str(error)
-
-
-def disagree(kind: str) -> None:
-    c = communicator()
-    odd = c.rank == 1
-    byte = torch.zeros(6, dtype=torch.int8 if odd else torch.uint8)
-    part = byte[:2].clone()
-    calls: dict[str, Any] = {
-        "dtype": lambda: c.broadcast(byte),
-        "equal parts": lambda: c.all_to_all(torch.zeros(3 + 3 * odd), torch.zeros(3 + 3 * odd)),
-        "root": lambda: c.gather(byte if c.rank == odd else None, part, int(odd)),
-        "kind": lambda: c.scatter(part, byte if c.rank == 0 else None) if odd else c.barrier(),
-    }
-    calls[kind]().wait()
-
-
-@pytest.mark.parametrize(
-    ("kind", "both"),
-    [
-        ("dtype", ("broadcast(6 x uint8, root 0)", "broadcast(6 x int8, root 0)")),
-        ("equal parts", ("all_to_all(1 x float32 to each rank)", "(2 x float32 to each rank)")),
-        ("root", ("gather(2 x uint8, root 0)", "gather(2 x int8, root 1)")),
-        ("kind", ("barrier()", "scatter(2 x int8, root 0)")),
-    ],
-)
-def test_ranks_that_disagree_are_told_both_sides(kind: str, both: tuple[str, str]) -> None:
-    for error in errors_of_ranks(3, disagree, kind):
-        assert isinstance(error, CollectiveMismatchError)
-        assert all(side in str(error) for side in both), str(error)
-
-
-def refusals() -> None:
-    c = communicator()
-    six = torch.zeros(6)
-    with pytest.raises(ValueError, match="gather: root 2 is not in a world of 2"):
-        c.gather(six, six[:3], 2)
-    with pytest.raises(ValueError, match="output"):
-        c.gather(None if c.rank == 0 else six, torch.zeros(3), 0)
-    with pytest.raises(ValueError, match="7 elements are not 2 ranks times 3"):
-        c.scatter(six[:3], torch.zeros(7), c.rank)
-    with pytest.raises(ValueError, match="5 elements are not 2 equal parts; give input_sizes"):
-        c.all_to_all(torch.zeros(6), torch.zeros(5))
-    with pytest.raises(ValueError, match="sum to 5, the tensor has 6"):
-        c.all_to_all(torch.zeros(6), torch.zeros(6), output_sizes=(2, 3))
-    with pytest.raises(ValueError, match="conjugate"):
-        c.broadcast(torch.zeros(3, dtype=torch.complex64).conj())
-    with pytest.raises(TypeError, match="quint8"):
-        c.broadcast(torch.quantize_per_tensor(six, 0.1, 0, torch.quint8))
-    c.barrier().wait()
-
-
-def test_wrong_arguments_are_refused_by_name_and_harm_nobody() -> None:
-    run_ranks(2, refusals)
 
 
 def versions() -> None:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 import pyparallel
 from pyparallel.comm import Op, Premultiplied, ShmCommunicator
-from pyparallel.errors import CollectiveMismatchError
-from ranks import errors_of_ranks, run_ranks
+from ranks import run_ranks
 
 SLOT, PIECE, LINE = 32 << 10, 256 << 10, 64  # bytes
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -205,57 +204,6 @@ def every_ring(seed: int) -> None:
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_the_ring_equals_a_slow_one(world_size: int, seed: int) -> None:
     run_ranks(world_size, every_ring, seed, timeout=120)
-
-
-def refusals() -> None:
-    c = pyparallel.init().communicator
-    whole = torch.ones(6, dtype=torch.int32)
-    with pytest.raises(ValueError, match=r"0\.5 times torch\.int32 is not an integer"):
-        c.all_reduce(whole, Premultiplied(0.5))
-    with pytest.raises(ValueError, match=r"the mean of torch\.int32"):
-        c.reduce(whole, 0, "mean")
-    for dtype in (torch.bool, torch.complex64, torch.float8_e5m2, torch.uint16):
-        with pytest.raises(TypeError, match=str(dtype)):
-            c.all_reduce(torch.zeros(3, dtype=dtype), "max")
-    with pytest.raises(ValueError, match="no algorithm 'nccl', but direct, ring or auto"):
-        c.all_reduce(whole, algorithm="nccl")
-    with pytest.raises(ValueError, match="'tree' is none of auto, direct, ring, nccl"):
-        c.reduce_scatter(whole[:3], whole, algorithm="tree")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="reduce: root -1 is not in a world of 2"):
-        c.reduce(whole, -1)
-    with pytest.raises(ValueError, match="overlap, and neither is this rank's part of the other"):
-        c.reduce_scatter(whole[1:4], whole)
-    c.barrier().wait()
-
-
-def test_what_cannot_be_combined_is_refused_by_name() -> None:
-    run_ranks(2, refusals)
-
-
-def disagree(kind: str) -> None:
-    c = pyparallel.init().communicator
-    odd = c.rank == 1
-    ten = torch.ones(10)
-    calls: dict[str, Any] = {
-        "algorithm": lambda: c.all_reduce(ten, algorithm="ring" if odd else "direct"),
-        "root": lambda: c.reduce(ten, int(odd), "max"),
-        "op": lambda: c.reduce(ten, 0, "product" if odd else Premultiplied(2.0)),
-    }
-    calls[kind]().wait()
-
-
-@pytest.mark.parametrize(
-    ("kind", "both"),
-    [
-        ("algorithm", ("all_reduce(10 x float32, sum, ring)", "all_reduce(10 x float32, sum)")),
-        ("root", ("reduce(10 x float32, root 0, max)", "reduce(10 x float32, root 1, max)")),
-        ("op", ("root 0, premultiplied sum)", "root 0, product)")),
-    ],
-)
-def test_ranks_that_disagree_are_told_both_sides(kind: str, both: tuple[str, str]) -> None:
-    for error in errors_of_ranks(3, disagree, kind):
-        assert isinstance(error, CollectiveMismatchError)
-        assert all(side in str(error) for side in both), str(error)
 
 
 def times() -> None:
