@@ -55,6 +55,19 @@ def test_an_abort_reaches_all_who_wait(wait: str) -> None:
     assert max(ended[0], ended[2]) - ended[1] < 2
 
 
+def abort_at_length() -> str:
+    c = pyparallel.init().communicator
+    if c.rank == 1:
+        c.abort("ä" * 2000)
+    with pytest.raises(PeerFailedError) as caught:
+        c.barrier().wait()
+    return caught.value.cause
+
+
+def test_a_long_cause_is_cut_between_two_characters() -> None:
+    assert run_ranks(2, abort_at_length) == ["ä" * 303, "ä" * 2000]
+
+
 def abort_together() -> int:
     c = pyparallel.init().communicator
     c.barrier().wait()

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -13,6 +14,13 @@
 
 namespace pyparallel::shm {
 namespace {
+
+// As much of the text as fits with its final 0, cut between two UTF-8 characters.
+void write(char* target, std::size_t room, const std::string& text) {
+  std::size_t size = std::min(text.size(), room - 1);
+  while (size > 0 && size < text.size() && (text[size] & 0xc0) == 0x80) --size;
+  text.copy(target, size);
+}
 
 constexpr int kGone = -2;  // in place of a pidfd: the process had ended before it could be opened
 
@@ -81,8 +89,8 @@ void Liveness::fail(const std::string& operation, const std::string& cause) {
   std::lock_guard<std::mutex> lock(mutex_);
   Failure& own = control_.rank(rank_).failure;
   if (own.failed.load(std::memory_order_relaxed) != 0) return;
-  operation.copy(own.operation, sizeof own.operation - 1);
-  cause.copy(own.cause, sizeof own.cause - 1);
+  write(own.operation, sizeof own.operation, operation);
+  write(own.cause, sizeof own.cause, cause);
   own.failed.store(1, std::memory_order_release);
   first_lost();
 }
