@@ -117,3 +117,29 @@ def bad_arguments() -> None:
 
 def test_what_cannot_be_sent_is_refused() -> None:
     run_ranks(2, bad_arguments, environment=hosts("ab"))
+
+
+def take_a_receive_back() -> None:
+    """On one host: only a receive that no message has come for."""
+    communicator = pyparallel.init().communicator
+    if communicator.rank == 1:
+        communicator.barrier().wait()
+        communicator.send(torch.ones(3), 0).wait()
+        communicator.send(torch.full((3,), 2.0), 0).wait()
+        return
+    untouched, taken = torch.zeros(3), torch.zeros(3)
+    withdrawn = communicator.recv(untouched, None)
+    assert withdrawn.withdraw()
+    assert withdrawn.is_completed()
+    assert not withdrawn.withdraw()
+    communicator.barrier().wait()
+    work = communicator.recv(taken, None)
+    work.wait()
+    assert not work.withdraw()
+    assert taken.tolist() == [1.0] * 3, "the first message is not lost"
+    communicator.recv(taken, 1).wait()
+    assert (untouched.tolist(), taken.tolist()) == ([0.0] * 3, [2.0] * 3)
+
+
+def test_a_receive_is_taken_back_before_its_message_comes_and_not_after() -> None:
+    run_ranks(2, take_a_receive_back)
