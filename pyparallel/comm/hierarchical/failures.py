@@ -60,7 +60,9 @@ class Failures:
                 if peer in self._left:
                     who = self._hosts.describe(peer)
                     error = PeerLostError(f"{who} left; rank {self._rank} was in {what}()", peer)
-            failure = Failure(peer, what, str(error), lost=isinstance(error, PeerLostError))
+            failure = Failure(peer, what, str(error), lost=True)
+            if isinstance(error, PeerFailedError):
+                failure = Failure(peer, error.operation, error.cause, lost=False)
         else:
             cause = str(error) if isinstance(error, PyparallelError) else repr(error)
             failure = Failure(self._rank, what, cause, lost=False)
