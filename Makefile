@@ -48,14 +48,14 @@ test: $(VENV)/.installed native
 native: $(VENV)/.dependencies
 > @$(CMAKE) -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja $(TESTS) >/dev/null
 > @$(CMAKE) --build build/native
-> @cd build/native && $(abspath $(BIN))/ctest --output-on-failure
+> @cd build/native && $(abspath $(BIN))/ctest --output-on-failure -j 2
 
 sanitize: $(VENV)/.dependencies
 > @for kind in address,undefined thread; do \
 >   echo "native tests under $$kind"; \
 >   $(CMAKE) -S . -B build/$$kind -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja $(TESTS) -DCMAKE_BUILD_TYPE=None -DPYPARALLEL_SANITIZE=$$kind >/dev/null; \
 >   $(CMAKE) --build build/$$kind; \
->   (cd build/$$kind && TSAN_OPTIONS=halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(abspath $(BIN))/ctest --output-on-failure); \
+>   (cd build/$$kind && TSAN_OPTIONS=halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(abspath $(BIN))/ctest --output-on-failure -j 2); \
 > done
 
 lint: $(VENV)/.installed

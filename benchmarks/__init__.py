@@ -13,6 +13,12 @@ NAMES = (
     "sgd",
     "adagrad",
     "all_reduce_small",
+    "all_reduce_deepspeed",
     "all_reduce",
+    "all_reduce_bandwidth",
+    "all_reduce_bf16",
+    "send_recv",
+    "dist_all_reduce",
     "train_step",
+    "ddp_step",
 )

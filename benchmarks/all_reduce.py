@@ -4,11 +4,12 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import collectives, command, ranks
+from benchmarks.collectives import Claim
 from benchmarks.results import Row, Target
 from pyparallel.cli.timer import COPY_BYTES
 
 NAME = "all_reduce"
-MEBIBYTES = {2: [25, 100], 4: [25]}
+MEBIBYTES = {2: [1, 25, 100], 4: [25]}
 LEAST_SPEED_UP = {
     2: {collectives.ORDINARY: 3, collectives.SHARED: 6},
     4: {collectives.ORDINARY: 2.5, collectives.SHARED: 6},
@@ -34,16 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command.is_default(options, parser):
             speed_ups = LEAST_SPEED_UP.get(joined.world_size, {})
         targets = {kind: Target("at least", ratio) for kind, ratio in speed_ups.items()}
-        timer = command.timer(options, ranks=joined)
+        claims = [
+            Claim(way, collectives.IN_WORDS[kind], targets.get(kind))
+            for kind, way in collectives.our_ways(options).items()
+        ]
+        timer = command.timer(options, ranks=joined, round_seconds=collectives.ROUND_SECONDS)
         rows: list[Row] = []
         for mebibytes in options.mebibytes or MEBIBYTES.get(joined.world_size, [25]):
             rows += collectives.measure(
                 joined,
                 timer,
-                options,
-                num_bytes=mebibytes << 20,
+                collectives.case_of(
+                    "all_reduce", options, num_bytes=mebibytes << 20, world_size=joined.world_size
+                ),
+                claims,
+                collectives.torch_peer(joined),
+                seed=options.seed,
                 copied_bytes=COPY_BYTES,
-                targets=targets,
             )
         return rows
 

@@ -1,18 +1,16 @@
-"""all_reduce of a message so small that only latency counts, through Python, against Gloo.
-
-A round repeats the operation until it lasts 50 ms, so that one preemption does not decide it.
-"""
+"""all_reduce of a message so small that only latency counts, through Python, against Gloo."""
 
 import sys
 from collections.abc import Sequence
 
 from benchmarks import collectives, command, ranks
+from benchmarks.collectives import Claim
 from benchmarks.results import Row, Target
 
 NAME = "all_reduce_small"
 NUM_BYTES = 1 << 10
-ROUND_SECONDS = 0.05
-LEAST_SPEED_UP = {2: 30, 4: 50}
+LEAST_SPEED_UP = {2: Target("at least", 30), 4: Target("at least", 50)}
+MOST_SECONDS = {2: 8e-6}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,14 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def measure(joined: ranks.ProcessRanks) -> list[Row]:
-        targets = {}
-        if command.is_default(options, parser) and joined.world_size in LEAST_SPEED_UP:
-            speed_up = LEAST_SPEED_UP[joined.world_size]
-            targets[collectives.ORDINARY] = Target("at least", speed_up)
-        timer = command.timer(options, ranks=joined, round_seconds=ROUND_SECONDS)
-        return collectives.measure(
-            joined, timer, options, num_bytes=options.bytes, copied_bytes=0, targets=targets
+        claimed = joined.world_size if command.is_default(options, parser) else None
+        claims = [
+            Claim(
+                way,
+                collectives.IN_WORDS[kind],
+                LEAST_SPEED_UP.get(claimed),
+                MOST_SECONDS.get(claimed),
+            )
+            for kind, way in collectives.our_ways(options).items()
+        ]
+        timer = command.timer(options, ranks=joined, round_seconds=collectives.ROUND_SECONDS)
+        case = collectives.case_of(
+            "all_reduce", options, num_bytes=options.bytes, world_size=joined.world_size
         )
+        peer = collectives.torch_peer(joined)
+        return collectives.measure(joined, timer, case, claims, peer, seed=options.seed)
 
     return ranks.run(NAME, options, arguments, measure)
 

@@ -1,26 +1,43 @@
-"""What the all_reduce benchmarks share: ours against torch's process group, here Gloo or NCCL."""
+"""What the benchmarks of communication share: one case run by ours, in several ways, and a peer."""
 
 import argparse
-from collections.abc import Mapping, Sequence
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from benchmarks import command
 from benchmarks.ranks import ProcessRanks
 from benchmarks.results import Row, Target
-from pyparallel.cli.timer import Contestant, Timer
+from pyparallel.cli.collectives import Case
+from pyparallel.cli.job import default_backend
+from pyparallel.cli.timer import Timer
+from pyparallel.cli.ways import Way, enter, our_way, torch_way
 
 ORDINARY = "ordinary"
 SHARED = "shared"
 IN_WORDS = {ORDINARY: "ordinary tensor", SHARED: "tensor of communicator.empty"}
-# Integers of which every sum over the ranks is exact in 16 bits, too.
-LARGEST_OPERAND = 8
+# A round repeats what is shorter, so that one preemption does not decide it.
+ROUND_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row to be.
+
+    Attributes:
+        way: Of ours.
+        in_words: How the row calls it.
+        target: Against the peer; None for options that have none.
+        most_seconds: Whatever the peer takes.
+    """
+
+    way: Way
+    in_words: str
+    target: Target | None = None
+    most_seconds: float | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, tensors: Sequence[str]) -> None:
-    """Adds the options that say what is reduced, with their defaults."""
+    """Adds the options that say what is moved, with their defaults."""
     parser.add_argument("--dtype", choices=command.DTYPES, default="fp32")
     parser.add_argument(
         "--tensors",
@@ -31,125 +48,71 @@ def add_arguments(parser: argparse.ArgumentParser, *, tensors: Sequence[str]) ->
     )
 
 
-def measure(
-    ranks: ProcessRanks,
-    timer: Timer,
-    options: argparse.Namespace,
-    *,
-    num_bytes: int,
-    copied_bytes: int,
-    targets: Mapping[str, Target],
-) -> list[Row]:
-    """Sums tensors of one size over all ranks: ours of every kind and the peer, by turns.
-
-    Args:
-        ranks: Who reduces.
-        timer: Of these ranks.
-        options: With those of `add_arguments`.
-        num_bytes: Of a tensor.
-        copied_bytes: See Timer.compare; 0 if memory is not what takes the time.
-        targets: By kind of tensor.
-    """
-    tensors = allocate(ranks, options, num_bytes=num_bytes)
-    contestants = [contestant(kind, tensor, ranks) for kind, tensor in tensors.items()]
-    size = f"all_reduce of {format_bytes(num_bytes)} {options.dtype}, {ranks.world_size} ranks"
-    with command.progress(size, timer, visible=ranks.context.rank == 0) as advance:
-        measurement = timer.compare(
-            contestants,
-            verify=lambda: verify(contestants, tensors, ranks, seed=options.seed),
-            copied_bytes=copied_bytes,
-            advance=advance,
-        )
-    return [
-        Row(
-            label=f"{size}, {IN_WORDS[kind]}",
-            peer_name=ranks.peer_name,
-            target=targets.get(kind),
-            num_bytes=2 * num_bytes * ranks.world_size if copied_bytes else None,
-            **measurement.against(ranks.peer_name, ours=kind),
-        )
-        for kind in options.tensors
-    ]
+def case_of(name: str, options: argparse.Namespace, *, num_bytes: int, world_size: int) -> Case:
+    """A sum, or a move, of elements of `--dtype`."""
+    return Case.of_bytes(name, num_bytes, command.DTYPES[options.dtype], "sum", world_size)
 
 
-def allocate(
-    ranks: ProcessRanks, options: argparse.Namespace, *, num_bytes: int
-) -> dict[str, Tensor]:
-    """A tensor for every kind of ours, and an ordinary one for the peer under the peer's name."""
-    dtype = command.DTYPES[options.dtype]
-    numel = num_bytes // dtype.itemsize
+def our_ways(options: argparse.Namespace) -> dict[str, Way]:
+    """Through the communicator, by the kind of tensors."""
     return {
-        kind: ranks.context.communicator.empty(numel, dtype=dtype)
-        if kind == SHARED
-        else torch.zeros(numel, dtype=dtype, device=ranks.context.device)
-        for kind in (*options.tensors, ranks.peer_name)
+        kind: our_way(f"ours, {IN_WORDS[kind]}", shared=kind == SHARED) for kind in options.tensors
     }
 
 
-def contestant(kind: str, tensor: Tensor, ranks: ProcessRanks) -> Contestant:
-    """One way to reduce a tensor, which is rewritten before, as a training step would."""
-    rank, communicator = ranks.context.rank, ranks.context.communicator
-
-    def ours() -> None:
-        communicator.all_reduce(tensor).wait()
-
-    def peer() -> None:
-        dist.all_reduce(tensor)
-
-    run = peer if kind == ranks.peer_name else ours
-    return Contestant(kind, run, lambda: tensor.fill_(rank + 1))
+def torch_peer(ranks: ProcessRanks) -> Way:
+    """torch.distributed with the device's own backend."""
+    return torch_way(ranks.peer_name, default_backend(ranks.context.device.type))
 
 
-def verify(
-    contestants: Sequence[Contestant],
-    tensors: Mapping[str, Tensor],
+def measure(
     ranks: ProcessRanks,
+    timer: Timer,
+    case: Case,
+    claims: Sequence[Claim],
+    peer: Way | str,
     *,
     seed: int,
-) -> None:
-    """Reduces random integers once per contestant; the sum has to be exact.
+    copied_bytes: int = 0,
+) -> list[Row]:
+    """Measures ways of ours and a peer against each other; a row for each of ours.
 
-    Raises:
-        AssertionError: With the first wrong element.
+    Args:
+        ranks: Who does it.
+        timer: Of these ranks.
+        case: What is done.
+        claims: One per row.
+        peer: Whose results are checked as well; or, in words, why there is none.
+        seed: Of what is checked.
+        copied_bytes: See Timer.compare; 0 if memory is not what takes the time.
     """
-    for one in contestants:
-        tensor = tensors[one.name]
-        operands = (operand(tensor, seed=seed + rank) for rank in range(ranks.world_size))
-        expected = torch.zeros_like(tensor)
-        for rank, values in enumerate(operands):
-            expected += values
-            if rank == ranks.context.rank:
-                tensor.copy_(values)
-        one.run()
-        check(one.name, tensor, expected)
+    ways = [claim.way for claim in claims] + ([] if isinstance(peer, str) else [peer])
+    entries = [enter(way, case, ranks, seed=seed) for way in ways]
 
+    def verify() -> None:
+        for entry in entries:
+            entry.verify()
 
-def operand(like: Tensor, *, seed: int) -> Tensor:
-    """Random small integers of a tensor's shape, dtype and device."""
-    generator = torch.Generator(like.device).manual_seed(seed)
-    return torch.empty_like(like).random_(
-        -LARGEST_OPERAND, LARGEST_OPERAND + 1, generator=generator
-    )
-
-
-def check(name: str, tensor: Tensor, expected: Tensor) -> None:
-    """Compares exactly.
-
-    Raises:
-        AssertionError: With the first wrong element.
-    """
-    wrong = (tensor != expected).nonzero()
-    if len(wrong):
-        index = int(wrong[0])
-        raise AssertionError(
-            f"all_reduce of {name} tensors: {len(wrong)} of {tensor.numel()} elements are wrong; "
-            f"element {index} is {tensor[index].item()}, it must be {expected[index].item()}"
+    with command.progress(str(case), timer, visible=ranks.context.rank == 0) as advance:
+        measurement = timer.compare(
+            [entry.contestant for entry in entries],
+            verify=verify,
+            copied_bytes=copied_bytes,
+            advance=advance,
         )
-
-
-def format_bytes(num_bytes: int) -> str:
-    """A size in the largest binary unit that divides it."""
-    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
-        if num_bytes % unit == 0:
-            return f"{num_bytes // unit} {name}"
-    return f"{num_bytes} B"
+    rows = []
+    for claim in claims:
+        if isinstance(peer, str):
+            numbers = {"ours": measurement.time(claim.way.name), "peer": None, "ratio": None}
+        else:
+            numbers = measurement.against(peer.name, ours=claim.way.name)
+        row = Row(
+            label=f"{case}, {claim.in_words}",
+            peer_name=peer if isinstance(peer, str) else peer.name,
+            target=claim.target,
+            most_seconds=claim.most_seconds,
+            num_bytes=2 * case.num_bytes * ranks.world_size if copied_bytes else None,
+            **numbers,
+        )
+        rows.append(row)
+    return rows

@@ -15,16 +15,13 @@ from rich.table import Table
 from benchmarks.report import HEADER, cells, notes
 from benchmarks.results import Result, Row
 from pyparallel.cli.arguments import DTYPES, TensorList, positive, tensor_list
+from pyparallel.cli.job import UnusableError
 from pyparallel.cli.timer import OneRank, Ranks, Timer, WrongResultError
 
 WIDTH_OF_FILES = 160
 __all__ = ["DTYPES", "TensorList", "positive", "tensor_list"]  # for the benchmarks
 # Options that say where and how often to measure, not what: any value keeps a row's target.
 _HOW = ("json", "rounds", "seed", "rows", "ranks", "threads")
-
-
-class UnusableError(Exception):
-    """The options cannot be carried out here; the message is one sentence."""
 
 
 def parser(name: str, description: str | None, *, rounds: int) -> argparse.ArgumentParser:
@@ -99,8 +96,7 @@ def table(title: str, rows: Sequence[Row]) -> Table:
     """The rows for a terminal; a missed target is red."""
     made = Table(*HEADER, title=title)
     for row in rows:
-        missed = row.target is not None and not row.target.is_met(row.ratio.median)
-        made.add_row(*map(escape, cells(row)), style="red" if missed else "")
+        made.add_row(*map(escape, cells(row)), style="" if all(row.claims.values()) else "red")
     return made
 
 

@@ -16,7 +16,7 @@ BEGIN = "<!-- benchmarks:begin -->"
 END = "<!-- benchmarks:end -->"
 HEADER = ("benchmark", "ours", "peer", "ratio", "target", "GB/s", "% of a copy")
 LEGEND = """\
-Ours and the peer take turns in the same processes, in every order, on the same threads and data.
+Ours and the peer take turns in the same processes, none always first, on the same threads and data.
 Times are medians over the rounds, with their middle 80 % in parentheses, and of the slowest rank.
 The ratio says how many times faster ours is or, where the target is "at most", what part ours takes
 of the peer's time. GB/s count the memory that the operation must at least read and write, over all
@@ -76,17 +76,14 @@ def markdown(results: Sequence[Result]) -> str:
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row's cells as text, in the order of HEADER."""
-    target = "-"
-    if row.target is not None:
-        missed = "" if row.target.is_met(row.ratio.median) else " (missed)"
-        target = f"{row.target.bound} {row.target.ratio:g}x{missed}"
+    claims = (claim if met else f"{claim} (missed)" for claim, met in row.claims.items())
     speed, fraction = row.bytes_per_second, row.fraction_of_copy
     return (
         row.label,
         format_seconds(row.ours),
-        f"{format_seconds(row.peer)} {row.peer_name}",
-        f"{format_number(row.ratio.median)}x",
-        target,
+        row.peer_name if row.peer is None else f"{format_seconds(row.peer)} {row.peer_name}",
+        "-" if row.ratio is None else f"{format_number(row.ratio.median)}x",
+        ", ".join(claims) or "-",
         "-" if speed is None else f"{speed / 1e9:.1f}",
         "-" if fraction is None else f"{100 * fraction:.0f} %",
     )

@@ -32,10 +32,11 @@ class Row:
         label: What was measured.
         peer_name: With what ours is compared.
         ours: Seconds.
-        peer: Seconds.
+        peer: Seconds; None if there is no such peer here, which its name then says.
         ratio: The peer's seconds over ours, so how many times faster ours is; for a row whose
             target is "at most", ours over the peer's.
         target: The ratio to reach; None for sizes that have none.
+        most_seconds: What ours may take whatever the peer takes; None where that is not claimed.
         num_bytes: Memory that ours must at least read and write, over all ranks; None where the
             time is not one of memory.
         copy_bytes_per_second: Read and written by a copy in the same run.
@@ -45,12 +46,26 @@ class Row:
     label: str
     peer_name: str
     ours: Spread
-    peer: Spread
-    ratio: Spread
+    peer: Spread | None
+    ratio: Spread | None
     target: Target | None = None
+    most_seconds: float | None = None
     num_bytes: int | None = None
     copy_bytes_per_second: float | None = None
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def claims(self) -> dict[str, bool]:
+        """What the row is to reach, in words, and whether it does; nothing without a peer."""
+        claims = {}
+        if self.target is not None and self.ratio is not None:
+            met = self.target.is_met(self.ratio.median)
+            claims[f"{self.target.bound} {self.target.ratio:g}x"] = met
+        if self.most_seconds is not None:
+            claims[f"at most {1e6 * self.most_seconds:g} us"] = (
+                self.ours.median <= self.most_seconds
+            )
+        return claims
 
     @property
     def bytes_per_second(self) -> float | None:
@@ -67,7 +82,8 @@ class Row:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Row":
         """The row that `dataclasses.asdict` took apart."""
-        spreads = {name: Spread(**value[name]) for name in ("ours", "peer", "ratio")}
+        timed = [name for name in ("ours", "peer", "ratio") if value[name] is not None]
+        spreads = {name: Spread(**value[name]) for name in timed}
         target = None if value["target"] is None else Target(**value["target"])
         return cls(**{**value, **spreads, "target": target})
 

@@ -14,7 +14,7 @@ T positions.
 import argparse
 import copy
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,24 +73,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; see `--help`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = command.parser(NAME, __doc__, rounds=42)
-    sizes = {"layers": 6, "width": 384, "heads": 6, "context": 256, "characters": 65}
-    for name, size in {**sizes, "batch": 4, "tokens": 64}.items():
-        parser.add_argument(f"--{name}", type=command.positive, default=size)
+    add_arguments(parser)
     ranks.add_arguments(parser, world_sizes=[2])
     options = parser.parse_args(arguments)
 
     def measure(joined: ranks.ProcessRanks) -> list[Row]:
         default = command.is_default(options, parser) and joined.world_size == 2
-        return [measure_overhead(joined, options, target=TARGET if default else None)]
+        row = measure_overhead(
+            joined,
+            options,
+            make_trainings(joined, options),
+            peer_name=f"DDP, {joined.peer_name}, fused AdamW",
+            what="step minus bare forward+backward",
+            target=TARGET if default else None,
+        )
+        return [row]
 
     return ranks.run(NAME, options, arguments, measure)
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say what is trained, with their defaults."""
+    sizes = {"layers": 6, "width": 384, "heads": 6, "context": 256, "characters": 65}
+    for name, size in {**sizes, "batch": 4, "tokens": 64}.items():
+        parser.add_argument(f"--{name}", type=command.positive, default=size)
+
+
 def measure_overhead(
-    joined: ranks.ProcessRanks, options: argparse.Namespace, *, target: Target | None
+    joined: ranks.ProcessRanks,
+    options: argparse.Namespace,
+    trainings: Mapping[str, Training],
+    *,
+    peer_name: str,
+    what: str,
+    target: Target | None,
 ) -> Row:
-    """Verifies that ours and the peer train alike and measures all three."""
-    trainings = make_trainings(joined, options)
+    """Verifies that ours and the peer train alike and measures all three.
+
+    Args:
+        joined: Who trains.
+        options: With those of `add_arguments`.
+        trainings: Ours, the peer and the bare one, by these names.
+        peer_name: Of the peer.
+        what: The row's number, in words.
+        target: To reach.
+    """
     timer = command.timer(options, ranks=joined)
     numel = sum(param.numel() for param in trainings[BARE].params)
     label = f"GPT of {numel / 1e6:.1f} M parameters, {joined.world_size} ranks"
@@ -100,13 +127,8 @@ def measure_overhead(
             verify=lambda: verify(trainings[OURS], trainings[PEER]),
             advance=advance,
         )
-    work = f"{options.batch}x{options.tokens} tokens each: step minus bare forward+backward"
-    return overhead_row(
-        f"{label}, {work}",
-        f"DDP, {joined.peer_name}, fused AdamW",
-        measurement,
-        target=target,
-    )
+    work = f"{options.batch}x{options.tokens} tokens each: {what}"
+    return overhead_row(f"{label}, {work}", peer_name, measurement, target=target)
 
 
 def overhead_row(
@@ -133,21 +155,8 @@ def overhead_row(
 
 
 def make_trainings(joined: ranks.ProcessRanks, options: argparse.Namespace) -> dict[str, Training]:
-    """Three copies of one model with the same batches, which differ between ranks."""
-    device = joined.context.device
-    torch.manual_seed(options.seed)
-    config = GPTConfig(
-        vocabulary_size=options.characters,
-        context=options.context,
-        layers=options.layers,
-        heads=options.heads,
-        width=options.width,
-    )
-    bare = GPT(config).to(device)
-    generator = torch.Generator().manual_seed(options.seed + joined.context.rank)
-    shape = (NUM_BATCHES, options.batch, options.tokens + 1)
-    text = torch.randint(options.characters, shape, generator=generator).to(device)
-    batches = [(window[:, :-1], window[:, 1:]) for window in text]
+    """Three copies of one model with the same batches."""
+    bare, batches = make_model(joined, options)
     settings: dict[str, Any] = {"lr": LEARNING_RATE}
     # DistributedDataParallel is faster with gradients that are views of its buckets.
     peer = DistributedDataParallel(copy.deepcopy(bare), gradient_as_bucket_view=True)
@@ -160,6 +169,26 @@ def make_trainings(joined: ranks.ProcessRanks, options: argparse.Namespace) -> d
         name: Training(model, optimizers.get(name), batches)
         for name, model in ((OURS, ours), (PEER, peer), (BARE, bare))
     }
+
+
+def make_model(
+    joined: ranks.ProcessRanks, options: argparse.Namespace
+) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """A model, the same on all ranks, and batches, which differ between them."""
+    device = joined.context.device
+    torch.manual_seed(options.seed)
+    config = GPTConfig(
+        vocabulary_size=options.characters,
+        context=options.context,
+        layers=options.layers,
+        heads=options.heads,
+        width=options.width,
+    )
+    model = GPT(config).to(device)
+    generator = torch.Generator().manual_seed(options.seed + joined.context.rank)
+    shape = (NUM_BATCHES, options.batch, options.tokens + 1)
+    text = torch.randint(options.characters, shape, generator=generator).to(device)
+    return model, [(window[:, :-1], window[:, 1:]) for window in text]
 
 
 def verify(ours: Training, peer: Training) -> None:

@@ -1,7 +1,8 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 DTYPES: dict[str, int]
+MOVED_DTYPES: dict[str, int]
 
 def features() -> dict[str, Any]: ...
 def available_memory() -> int: ...
@@ -184,60 +185,13 @@ def sum_of_squares(
 ) -> None: ...
 def sum_of_squares_workspace(tensors: Sequence[int], numels: Sequence[int], device: int) -> int: ...
 
-class Accumulation:
-    sum: ClassVar[Accumulation]
-    product: ClassVar[Accumulation]
-    max: ClassVar[Accumulation]
-    min: ClassVar[Accumulation]
-    __members__: ClassVar[dict[str, Accumulation]]
-
-def accumulate(
-    output: int,
-    sources: Sequence[int],
-    factors: Sequence[float],
-    count: int,
-    dtype: int,
-    op: Accumulation,
-    scale: float,
-    squares: int,
-    workspace: int,
-    device: int,
-    stream: int,
-    threads: int,
-) -> None: ...
-def accumulate_workspace(count: int, device: int) -> int: ...
-def encode_blocks(
-    values: int,
-    dtype: int,
-    error: int,
-    codes: int,
-    scales: int,
-    count: int,
-    device: int,
-    stream: int,
-    threads: int,
-) -> None: ...
-def decode_blocks(
-    codes: int,
-    codes_stride: int,
-    scales: int,
-    scales_stride: int,
-    sources: int,
-    output: int,
-    dtype: int,
-    count: int,
-    factor: float,
-    add: bool,
-    device: int,
-    stream: int,
-    threads: int,
-) -> None: ...
-
 class Work:
     @property
     def completed(self) -> bool: ...
     @property
     def failed(self) -> bool: ...
+    @property
+    def source(self) -> int: ...
     @property
     def submitted_ns(self) -> int: ...
     @property
@@ -258,11 +212,23 @@ class Segment:
 class SharedBuffer:
     def __buffer__(self, flags: int) -> memoryview: ...
 
+class Kind:
+    all_reduce: ClassVar[Kind]
+    reduce: ClassVar[Kind]
+    reduce_scatter: ClassVar[Kind]
+    all_gather: ClassVar[Kind]
+    broadcast: ClassVar[Kind]
+    gather: ClassVar[Kind]
+    scatter: ClassVar[Kind]
+    __members__: ClassVar[dict[str, Kind]]
+
 class Reduction:
     sum: ClassVar[Reduction]
     mean: ClassVar[Reduction]
     max: ClassVar[Reduction]
     min: ClassVar[Reduction]
+    product: ClassVar[Reduction]
+    premultiplied: ClassVar[Reduction]
     __members__: ClassVar[dict[str, Reduction]]
 
 class ShmCommunicator:
@@ -275,25 +241,53 @@ class ShmCommunicator:
     def close(self) -> None: ...
     def wait(self, work: Work) -> None: ...
     def allocate(self, num_bytes: int) -> SharedBuffer: ...
-    def all_reduce(
-        self, tensor: int, count: int, dtype: int, reduction: Reduction, background: bool, /
-    ) -> Work: ...
-    def broadcast(
-        self, tensor: int, count: int, dtype: int, root: int, background: bool, /
-    ) -> Work: ...
-    def all_gather(
-        self, output: int, input: int, count: int, dtype: int, background: bool, /
-    ) -> Work: ...
-    def reduce_scatter(
+    def combine(
         self,
+        kind: Kind,
         output: int,
         input: int,
         count: int,
         dtype: int,
+        root: int,
         reduction: Reduction,
+        factor: float,
+        ring: bool,
         background: bool,
         /,
     ) -> Work: ...
+    def move(
+        self,
+        kind: Kind,
+        output: int,
+        input: int,
+        count: int,
+        dtype: int,
+        root: int,
+        background: bool,
+        /,
+    ) -> Work: ...
+    def all_to_all(
+        self,
+        output: int,
+        input: int,
+        output_sizes: list[int],
+        input_sizes: list[int],
+        dtype: int,
+        background: bool,
+        /,
+    ) -> Work: ...
+    @property
+    def timeout_seconds(self) -> float: ...
+    def test(self, work: Work) -> bool: ...
+    def withdraw(self, work: Work) -> bool: ...
+    def abort(self, cause: str) -> None: ...
+    def set_on_failure(
+        self, on_failure: Callable[[str, list[dict[str, Any]], str], object] | None
+    ) -> None: ...
+    def flight_record(self) -> list[dict[str, Any]]: ...
+    def who_waits(self) -> str: ...
+    def send(self, tensor: int, count: int, dtype: int, destination: int, tag: int, /) -> Work: ...
+    def recv(self, tensor: int, count: int, dtype: int, source: int, tag: int, /) -> Work: ...
     def barrier(self, background: bool, /) -> Work: ...
 
 class NcclWork:  # of CUDA builds only, like NcclCommunicator

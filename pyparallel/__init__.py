@@ -8,6 +8,7 @@ from typing import Any
 
 from pyparallel import amp, comm, errors, monitor, optim
 from pyparallel._native import core
+from pyparallel.comm import backend
 from pyparallel.context import Context, init
 from pyparallel.data_parallel import DataParallel
 
@@ -22,6 +23,7 @@ __all__ = [
     "monitor",
     "optim",
 ]
+backend.register()
 __version__: str = core.features()["version"]
 
 

@@ -74,7 +74,10 @@ def decode_blocks(
         ValueError: sizes, dtypes or devices that do not fit, with both values.
         TypeError: tensors without plain memory.
     """
-    _decode(codes.view(1, -1), scales.view(1, -1), output, factor, add=add, what="decode_blocks")
+    what = "decode_blocks"
+    _check(codes, output, (torch.int8,), codes.numel(), what=f"{what}: codes")
+    _check(scales, output, (torch.float32,), num_blocks(codes.numel()), what=f"{what}: scales")
+    _decode(codes.view(1, -1), scales.view(1, -1), output, factor, add=add, what=what)
 
 
 def sum_blocks(codes: Tensor, scales: Tensor, output: Tensor, *, factor: float = 1.0) -> None:
@@ -105,7 +108,7 @@ def _decode(
             f"{tuple(scales.shape)} are not (ranks, numel) and (ranks, blocks)"
         )
     numel = codes.shape[1]
-    _check(codes[0], output, (torch.int8,), output.numel(), what=f"{what}: codes")
+    _check(codes[0], output, (torch.int8,), numel, what=f"{what}: codes")
     _check(scales[0], output, (torch.float32,), num_blocks(numel), what=f"{what}: scales")
     _check(output, output, _VALUES, numel, what=f"{what}: output")
     core.decode_blocks(

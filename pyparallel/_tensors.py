@@ -13,6 +13,11 @@ from pyparallel._native import core
 DTYPE_CODES: dict[torch.dtype, int] = {
     getattr(torch, name): code for name, code in core.DTYPES.items()
 }
+"""Dtypes that the core calculates with."""
+MOVED_DTYPE_CODES: dict[torch.dtype, int] = {
+    getattr(torch, name): code for name, code in core.MOVED_DTYPES.items() if hasattr(torch, name)
+}
+"""Those, and the dtypes that communicators can only move. Which there are depends on torch."""
 _data_ptr = Tensor.data_ptr
 
 
@@ -27,6 +32,14 @@ def dtype_code(dtype: torch.dtype, *, what: str) -> int:
     if code is None:
         known = ", ".join(str(known).removeprefix("torch.") for known in DTYPE_CODES)
         raise TypeError(f"{what} has dtype {dtype}, which is none of {known}")
+    return code
+
+
+def moved_dtype_code(dtype: torch.dtype, *, what: str) -> int:
+    """Like dtype_code, for a dtype that is only moved."""
+    code = MOVED_DTYPE_CODES.get(dtype)
+    if code is None:
+        raise TypeError(f"{what} has dtype {dtype}, which the core does not know")
     return code
 
 

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import atexit
 import os
-import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from pyparallel import _uncaught
+from pyparallel._uncaught import UncaughtHook
 from pyparallel.comm import (
     Communicator,
     GroupCommunicator,
     NcclCommunicator,
     SoloCommunicator,
 )
-from pyparallel.comm.rendezvous import Exchange, exchange_over_group, exchange_over_store, meet
+from pyparallel.comm.backend import PyparallelProcessGroup
+from pyparallel.comm.of_group import timeout_of
+from pyparallel.comm.rendezvous import connect, connect_group, part_of
+from pyparallel.comm.split import family
 from pyparallel.monitor import SPANS, SpanRing
-
-DEFAULT_TIMEOUT_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Context:
-    """This process's place in the job.
+    """This process's place in the job; as a context manager, for as long as its block runs.
+
+    When the process ends with an uncaught exception, the peers are told before it does: their
+    waits end with PeerFailedError.
 
     Attributes:
         rank: 0 to world_size - 1.
@@ -43,11 +50,38 @@ class Context:
     device: torch.device
     communicator: Communicator
     spans: SpanRing = field(default=SPANS, repr=False)
+    _lender: dist.ProcessGroup | None = field(default=None, repr=False)
+    _hook: UncaughtHook = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hook", UncaughtHook(self._abort))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Aborts if the block raised (or exits with a status that says so), then closes."""
+        if error is not None and not (isinstance(error, SystemExit) and not error.code):
+            with suppress(Exception):  # torch's groups may not know how: the block's error matters
+                self._abort(_uncaught.describe(error))
+        self.close()
+
+    def _abort(self, cause: str) -> None:
+        for communicator in family(self.communicator):
+            communicator.abort(cause)
 
     def close(self) -> None:
-        """Leaves the job in good order. Called at exit; calling it twice is harmless."""
+        """Leaves the job in good order. Called at exit; calling it twice is harmless.
+
+        The communicator of a "pyparallel" process group stays: the group closes it.
+        """
         global _default
-        self.communicator.close()
+        atexit.unregister(self.close)  # or it would keep what is closed
+        self._hook.remove()
+        if self._lender is None:
+            self.communicator.close()
         if _default is self:
             _default = None
 
@@ -73,7 +107,8 @@ def init(
         CollectiveTimeoutError: a rank did not come.
     """
     global _default
-    if _default is None:
+    lender = None if _default is None else _default._lender
+    if _default is None or (lender is not None and lender is not dist.group.WORLD):
         if dist.is_available() and dist.is_initialized():
             _default = _join_group(dist.group.WORLD, device, timeout_seconds)
         else:
@@ -97,18 +132,6 @@ def context_of(group: dist.ProcessGroup | None) -> Context:
         atexit.register(context.close)
         _group_contexts[group] = context
     return _group_contexts[group]
-
-
-def _timeout(timeout_seconds: float | None) -> float:
-    if timeout_seconds is None:
-        given = os.environ.get("PYPARALLEL_TIMEOUT")
-        try:
-            timeout_seconds = DEFAULT_TIMEOUT_SECONDS if given is None else float(given)
-        except ValueError:
-            raise ValueError(f"PYPARALLEL_TIMEOUT is {given!r}, not a number") from None
-    if not timeout_seconds > 0:
-        raise ValueError(f"the timeout must be positive, it is {timeout_seconds}")
-    return timeout_seconds
 
 
 def _device(device: torch.device | str | None, local_rank: int) -> torch.device:
@@ -137,7 +160,7 @@ def _integer(name: str) -> int:
 
 
 def _join_environment(device: torch.device | str | None, timeout_seconds: float | None) -> Context:
-    timeout = _timeout(timeout_seconds)
+    timeout = timeout_of(timeout_seconds)
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         chosen = _device(device, 0)
         return Context(0, 1, 0, chosen, SoloCommunicator(chosen))
@@ -153,17 +176,12 @@ def _join_environment(device: torch.device | str | None, timeout_seconds: float 
             rank, world_size, local_rank, chosen, _over_nccl(rank, world_size, chosen, timeout)
         )
     store, _, _ = next(iter(rendezvous("env://")))
-    # torchrun's store keeps what earlier contexts of this job put there.
-    generation = store.add(f"pyparallel/joined by {rank}", 1)
-    exchange = exchange_over_store(
-        PrefixStore(f"pyparallel/{generation}", store),
+    communicator = connect(
+        part_of(store, "job", rank),
         rank=rank,
         world_size=world_size,
         timeout_seconds=timeout,
     )
-    communicator = _over_shared_memory(exchange, rank, world_size, timeout)
-    if communicator is None:
-        communicator = _own_group("gloo", chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
 
 
@@ -179,11 +197,13 @@ def _join_group(
         device = "cpu"
     chosen = _device(device, local_rank)
     communicator: Communicator | None = None
+    if isinstance(group, PyparallelProcessGroup) and chosen.type == "cpu":
+        communicator = group.communicator
+        return Context(rank, world_size, local_rank, chosen, communicator, _lender=group)
     if world_size == 1:
         communicator = SoloCommunicator(chosen)
     elif chosen.type == "cpu":
-        exchange = exchange_over_group(group)
-        communicator = _over_shared_memory(exchange, rank, world_size, _timeout(timeout_seconds))
+        communicator = connect_group(group, timeout_of(timeout_seconds))
     if communicator is None:
         communicator = GroupCommunicator(group, chosen)
     return Context(rank, world_size, local_rank, chosen, communicator)
@@ -194,10 +214,8 @@ def _over_nccl(rank: int, world_size: int, device: torch.device, timeout: float)
     if not NcclCommunicator.is_built():
         return _own_group("nccl", device)
     store, _, _ = next(iter(rendezvous("env://")))
-    # torchrun's store keeps what earlier contexts of this job put there.
-    generation = store.add(f"pyparallel/nccl joined by {rank}", 1)
     return NcclCommunicator(
-        PrefixStore(f"pyparallel/nccl {generation}", store),
+        part_of(store, "nccl", rank),
         rank=rank,
         world_size=world_size,
         device=device,
@@ -209,19 +227,3 @@ def _own_group(backend: str, device: torch.device) -> GroupCommunicator:
     dist.init_process_group(backend, device_id=device if device.type == "cuda" else None)
     assert dist.group.WORLD is not None
     return GroupCommunicator(dist.group.WORLD, device, owned=True)
-
-
-def _over_shared_memory(
-    exchange: Exchange, rank: int, world_size: int, timeout: float
-) -> Communicator | None:
-    communicator, records = meet(
-        exchange, rank=rank, world_size=world_size, timeout_seconds=timeout
-    )
-    if communicator is None and rank == 0:
-        hosts = sorted({record["host"].split("/")[0] for record in records})
-        warnings.warn(
-            f"the ranks are on several hosts ({', '.join(hosts)}): shared memory cannot join them, "
-            "collectives go through torch.distributed",
-            stacklevel=4,
-        )
-    return communicator

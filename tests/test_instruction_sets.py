@@ -19,6 +19,7 @@ import os, pickle, sys, threading
 import torch
 import pyparallel
 from pyparallel import _tensors
+from pyparallel._block_codec import decode_blocks, encode_blocks, num_blocks
 from pyparallel._native import core
 
 torch.set_num_threads(1)
@@ -49,7 +50,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for index, param in enumerate(params):
             for key, value in optimizer.state[param].items():
                 result[f"adam {dtype} {master} {index} {key}"] = value
-for dtype in (*floats, torch.int32, torch.int64, torch.uint8):
+for dtype in (*floats, torch.int32, torch.int64, torch.uint8, torch.int8, torch.int16):
     sources = [torch.randn(20_011).mul_(100).to(dtype) for _ in range(3)]
     for name, op in core.Accumulation.__members__.items():
         multiply = dtype.is_floating_point
@@ -62,6 +63,15 @@ for dtype in (*floats, torch.int32, torch.int64, torch.uint8):
         )
         result[f"accumulate {dtype} {name}"] = output
         result[f"squares {dtype} {name}"] = squares
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    error, codes = torch.randn(20_011), torch.empty(20_011, dtype=torch.int8)
+    values, scales = torch.randn(20_011).to(dtype), torch.empty(num_blocks(20_011))
+    values[5000] = inf
+    encode_blocks(values, codes, scales, error=error)
+    output = torch.randn(20_011).to(dtype)
+    decode_blocks(codes, scales, output, factor=0.3, add=True)
+    for name, tensor in zip(("codes", "scales", "error", "output"), (codes, scales, error, output)):
+        result[f"codec {dtype} {name}"] = tensor
 
 control = core.ShmCommunicator.create_control(2)  # two ranks as two threads of this process
 ranks = [core.ShmCommunicator(control, rank, [os.getpid()] * 2, 20.0) for rank in (0, 1)]

@@ -3,11 +3,18 @@
 
 #include <unistd.h>
 
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "comm/message_lane.hpp"
 #include "comm/progress.hpp"
 #include "core/error.hpp"
 
 namespace pyparallel {
 namespace {
+
+using namespace pybind11::literals;  // "name"_a
 
 // True once Python has a signal to raise in this thread. Called without the GIL.
 bool has_signal() {
@@ -56,6 +63,7 @@ class ShmCommunicator {
                   double timeout_seconds)
       : communicator_(std::move(control), rank, processes, timeout_seconds),
         queue_(std::make_shared<ProgressQueue>(communicator_)),
+        messages_(communicator_),
         process_(getpid()) {}
   ~ShmCommunicator() {
     py::gil_scoped_release release;
@@ -66,23 +74,118 @@ class ShmCommunicator {
     interruptible([&] { communicator_.join({shm::Patience{}.yield_ns, &has_signal}); });
   }
 
+  // Says for all to hear that this rank has failed; its own operations fail, too.
+  void abort(const std::string& cause) {
+    check_process();
+    shm::FlightLog& flights = communicator_.flights();
+    std::string operation;
+    for (const shm::Lane lane : {shm::Lane::kCollectives, shm::Lane::kMessages})
+      if (const auto wait = flights.waiting(lane); wait.number != 0 && operation.empty())
+        operation = shm::describe(flights.read(wait.number));
+    communicator_.liveness().fail(operation, cause);
+    const int rank = communicator_.rank();
+    const auto error = std::make_exception_ptr(
+        PeerFailedError(rank, operation, cause, "this rank, " + std::to_string(rank) + ", has failed: " + cause));
+    queue_->fail(error);
+    messages_.fail(error);
+  }
+
   void close() {
     if (getpid() != process_ || closed_) return;
     closed_ = true;
     queue_->close();
+    messages_.close();
     communicator_.leave();
   }
 
   std::shared_ptr<Work> submit(const shm::Collective& collective, bool background) {
     check_process();
+    shm::validate(collective, communicator_.rank(), communicator_.world_size());
     return queue_->submit(collective, background);
   }
 
   void wait(Work& work) {
     if (work.completed.load(std::memory_order_acquire) && !work.error) return;
     check_process();
-    interruptible([&] { queue_->wait(work, &has_signal); });
+    const auto either = [&] {
+      if (auto* message = dynamic_cast<shm::Message*>(&work))
+        messages_.wait(*message, &has_signal);
+      else
+        queue_->wait(work, &has_signal);
+    };
+    if (on_failure_.is_none()) return interruptible(either);
+    try {
+      interruptible(either);
+    } catch (const std::runtime_error& error) {  // ours, not what a signal handler raised
+      const py::object tell = std::exchange(on_failure_, py::none());
+      tell(error.what(), flight_record(), who_waits());
+      throw;
+    }
   }
+
+  // What the first failed wait calls, with the error's text, the flight record and who waits for whom.
+  void set_on_failure(py::object on_failure) { on_failure_ = std::move(on_failure); }
+
+  // A dict per rank: whom it waits for, and its last operations.
+  py::list flight_record() {
+    check_process();
+    py::list ranks;
+    for (int r = 0; r < communicator_.world_size(); ++r) {
+      const shm::RankBlock& block = communicator_.control().rank(r);
+      py::list waits, operations;
+      for (const shm::Lane lane : {shm::Lane::kCollectives, shm::Lane::kMessages}) {
+        const auto wait = block.flights.waiting(lane);
+        if (wait.number == 0) continue;
+        const std::string operation = shm::describe(block.flights.read(wait.number));
+        waits.append(py::dict("rank"_a = wait.rank, "operation"_a = operation, "number"_a = wait.number,
+                              "since_ns"_a = wait.since_ns));
+      }
+      for (const shm::Flight& f : block.flights.last())
+        operations.append(py::dict(
+            "number"_a = f.number, "kind"_a = shm::kind_name(f.kind), "count"_a = f.count, "dtype"_a = name(f.dtype),
+            "peer"_a = f.peer, "tag"_a = f.tag, "state"_a = shm::name(f.state), "submitted_ns"_a = f.submitted_ns,
+            "started_ns"_a = f.started_ns, "ended_ns"_a = f.ended_ns, "operation"_a = shm::describe(f)));
+      const bool failed = block.failure.failed.load(std::memory_order_acquire) != 0;
+      ranks.append(py::dict("rank"_a = r, "process"_a = communicator_.processes()[static_cast<std::size_t>(r)],
+                            "left"_a = communicator_.has_left(r),
+                            "failure"_a = failed ? py::object(py::str(block.failure.cause)) : py::object(py::none()),
+                            "waits"_a = waits, "operations"_a = operations));
+    }
+    return ranks;
+  }
+
+  double timeout_seconds() const { return static_cast<double>(communicator_.timeout_ns()) / 1e9; }
+
+  std::string who_waits() { return shm::who_waits(communicator_.control()); }
+
+  bool test(Work& work) {
+    if (work.completed.load(std::memory_order_acquire)) return true;
+    auto* message = dynamic_cast<shm::Message*>(&work);
+    return message && getpid() == process_ && messages_.test(*message);
+  }
+
+  bool withdraw(Work& work) {
+    auto* message = dynamic_cast<shm::Message*>(&work);
+    return message && getpid() == process_ && messages_.withdraw(*message);
+  }
+
+  std::shared_ptr<Work> message(bool sending, std::uintptr_t data, std::uint64_t count, int dtype, int peer,
+                                std::uint32_t tag) {
+    check_process();
+    if (count > 0 && data == 0)
+      throw InvalidArgument("null pointer with elements behind it (a meta, fake or DTensor?)");
+    auto message = std::make_shared<shm::Message>();
+    message->sending = sending;
+    message->peer = peer;
+    message->tag = tag;
+    message->dtype = static_cast<DType>(dtype);
+    message->count = count;
+    message->data = pointer<char>(data);
+    messages_.submit(message);
+    return message;
+  }
+
+  int world_size() const { return communicator_.world_size(); }
 
   std::unique_ptr<SharedBuffer> allocate(std::uint64_t num_bytes) {
     check_process();
@@ -98,24 +201,33 @@ class ShmCommunicator {
 
   shm::Communicator communicator_;
   std::shared_ptr<ProgressQueue> queue_;
+  MessageLane messages_;
   int process_;
   bool closed_ = false;
+  py::object on_failure_ = py::none();
 };
 
+// A collective without the parts that only some have.
 shm::Collective collective(shm::Kind kind, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
-                           shm::Reduction reduction, int root) {
-  if (count > 0 && (output == 0 || input == 0))
-    throw InvalidArgument("null pointer with elements behind it (a meta, fake or DTensor?)");
-  return {kind, static_cast<DType>(dtype), reduction, count, root, pointer<const char>(input), pointer<char>(output)};
+                           int root) {
+  shm::Collective result{kind, static_cast<DType>(dtype), {}, count, root};
+  result.input = pointer<const char>(input);
+  result.output = pointer<char>(output);
+  return result;
 }
 
 void register_work(py::module_& module) {
   py::class_<Work, std::shared_ptr<Work>>(module, "Work")
       .def_property_readonly("completed", [](const Work& w) { return w.completed.load(std::memory_order_acquire); })
       .def_property_readonly("failed", [](const Work& w) { return w.completed.load() && w.error != nullptr; })
+      .def_property_readonly("source",
+                             [](const Work& w) {
+                               const auto* message = dynamic_cast<const shm::Message*>(&w);
+                               return message && w.completed.load(std::memory_order_acquire) ? message->source : -1;
+                             })
       .def_readonly("submitted_ns", &Work::submitted_ns)
-      .def_readonly("started_ns", &Work::started_ns)
-      .def_readonly("ended_ns", &Work::ended_ns)
+      .def_property_readonly("started_ns", [](const Work& w) { return w.started_ns.load(); })
+      .def_property_readonly("ended_ns", [](const Work& w) { return w.ended_ns.load(); })
       .def_readonly("waited_ns", &Work::waited_ns);
 }
 
@@ -138,41 +250,61 @@ void register_comm(py::module_& module) {
   register_work(module);
   register_memory(module);
   register_nccl(module);
+  py::enum_<Kind>(module, "Kind")
+      .value("all_reduce", Kind::kAllReduce)
+      .value("reduce", Kind::kReduce)
+      .value("reduce_scatter", Kind::kReduceScatter)
+      .value("all_gather", Kind::kAllGather)
+      .value("broadcast", Kind::kBroadcast)
+      .value("gather", Kind::kGather)
+      .value("scatter", Kind::kScatter);
   py::enum_<Reduction>(module, "Reduction")
       .value("sum", Reduction::kSum)
       .value("mean", Reduction::kMean)
       .value("max", Reduction::kMax)
-      .value("min", Reduction::kMin);
+      .value("min", Reduction::kMin)
+      .value("product", Reduction::kProduct)
+      .value("premultiplied", Reduction::kPremultiplied);
   using Self = ShmCommunicator;
   py::class_<Self>(module, "ShmCommunicator")
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
       .def(py::init<std::shared_ptr<shm::Segment>, int, const std::vector<int>&, double>(), py::arg("control"),
            py::arg("rank"), py::arg("processes"), py::arg("timeout_seconds"))
       .def("join", &Self::join)
+      .def("set_on_failure", &Self::set_on_failure, py::arg("on_failure"))
+      .def("flight_record", &Self::flight_record)
+      .def("who_waits", &Self::who_waits)
+      .def_property_readonly("timeout_seconds", &Self::timeout_seconds)
+      .def("abort", &Self::abort, py::arg("cause"), py::call_guard<py::gil_scoped_release>())
       .def("close", &Self::close, py::call_guard<py::gil_scoped_release>())
       .def("wait", &Self::wait, py::arg("work"))
       .def("allocate", &Self::allocate, py::arg("num_bytes"))
-      .def("all_reduce",
-           [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, Reduction reduction, bool background) {
-             return self.submit(collective(Kind::kAllReduce, tensor, tensor, count, dtype, reduction, 0), background);
+      .def("combine",
+           [](Self& self, Kind kind, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
+              int root, Reduction reduction, double factor, bool ring, bool background) {
+             shm::Collective c = collective(kind, output, input, count, dtype, root);
+             c.reduction = reduction;
+             c.factor = std::isnan(factor) ? std::numeric_limits<double>::quiet_NaN() : factor;
+             c.algorithm = ring ? shm::Algorithm::kRing : shm::Algorithm::kDirect;
+             return self.submit(c, background);
            })
-      .def("broadcast",
-           [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int root, bool background) {
-             return self.submit(collective(Kind::kBroadcast, tensor, tensor, count, dtype, Reduction::kSum, root),
-                                background);
+      .def("move",
+           [](Self& self, Kind kind, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
+              int root,
+              bool background) { return self.submit(collective(kind, output, input, count, dtype, root), background); })
+      .def("all_to_all",
+           [](Self& self, std::uintptr_t output, std::uintptr_t input, std::vector<std::uint64_t> output_sizes,
+              std::vector<std::uint64_t> input_sizes, int dtype, bool background) {
+             shm::Collective c = collective(Kind::kAllToAll, output, input, shm::kUnequal, dtype, 0);
+             c.set_sizes(self.world_size(), std::move(output_sizes), std::move(input_sizes));
+             return self.submit(c, background);
            })
-      .def(
-          "all_gather",
-          [](Self& self, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype, bool background) {
-            return self.submit(collective(Kind::kAllGather, output, input, count, dtype, Reduction::kSum, 0),
-                               background);
-          })
-      .def("reduce_scatter",
-           [](Self& self, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
-              Reduction reduction, bool background) {
-             return self.submit(collective(Kind::kReduceScatter, output, input, count, dtype, reduction, 0),
-                                background);
-           })
+      .def("test", &Self::test, py::arg("work"))
+      .def("withdraw", &Self::withdraw, py::arg("work"))
+      .def("send", [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int destination,
+                      std::uint32_t tag) { return self.message(true, tensor, count, dtype, destination, tag); })
+      .def("recv", [](Self& self, std::uintptr_t tensor, std::uint64_t count, int dtype, int source,
+                      std::uint32_t tag) { return self.message(false, tensor, count, dtype, source, tag); })
       .def("barrier", [](Self& self, bool background) { return self.submit({}, background); });
 }
 

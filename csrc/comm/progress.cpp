@@ -27,8 +27,13 @@ void ProgressQueue::close() {
   if (thread_.joinable()) thread_.join();
 }
 
+void ProgressQueue::fail(const std::exception_ptr& error) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!broken_) broken_ = error;
+}
+
 std::shared_ptr<Work> ProgressQueue::submit(const shm::Collective& collective, bool background) {
-  auto work = std::make_shared<Work>();
+  auto work = std::make_shared<CollectiveWork>();
   work->collective = collective;
   work->submitted_ns = now_ns();
   std::unique_lock<std::mutex> running(running_, std::try_to_lock);
@@ -37,6 +42,7 @@ std::shared_ptr<Work> ProgressQueue::submit(const shm::Collective& collective, b
     std::lock_guard<std::mutex> lock(mutex_);
     if (broken_) std::rethrow_exception(broken_);
     alone = queue_.empty();
+    work->flight = communicator_.log_flight(collective, ++submitted_);
     queue_.push_back(work);
   }
   const bool at_once = running.owns_lock() && alone;
@@ -52,14 +58,14 @@ std::shared_ptr<Work> ProgressQueue::submit(const shm::Collective& collective, b
   return work;
 }
 
-void ProgressQueue::post(Work& work) {
+void ProgressQueue::post(CollectiveWork& work) {
   if (work.posted) return;
   work.posted = true;
   communicator_.post(work.collective);
 }
 
 bool ProgressQueue::run_next(const shm::Patience& patience) {
-  std::shared_ptr<Work> work;
+  std::shared_ptr<CollectiveWork> work;
   std::exception_ptr error;
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -69,15 +75,21 @@ bool ProgressQueue::run_next(const shm::Patience& patience) {
   }
   const std::int64_t waited = communicator_.waited_ns();
   work->started_ns = now_ns();
+  shm::FlightLog& flights = communicator_.flights();
+  flights.start(work->flight);
   if (!error) {
     try {
       post(*work);
-      communicator_.complete(work->collective, patience);
+      communicator_.complete(work->collective, patience, work->flight);
+    } catch (const shm::PeerMemoryError&) {
+      error = communicator_.liveness().explain(std::current_exception(), communicator_.describe(work->collective));
     } catch (...) {
       error = std::current_exception();
     }
+    if (error) communicator_.tell_peers(error, communicator_.describe(work->collective));
   }
   work->ended_ns = now_ns();
+  flights.end(work->flight, error != nullptr);
   work->waited_ns = communicator_.waited_ns() - waited;
   {
     std::lock_guard<std::mutex> lock(mutex_);

@@ -11,18 +11,14 @@
 #include <thread>
 
 #include "comm/shm/communicator.hpp"
+#include "comm/work.hpp"
 
 namespace pyparallel {
 
-// One collective in flight. Times are now_ns(); they are valid once it is completed.
-struct Work {
+// One collective in flight.
+struct CollectiveWork : Work {
   shm::Collective collective;
   bool posted = false;  // guarded by the queue's run lock
-  std::atomic<bool> completed{false};
-  std::exception_ptr error;  // set before `completed`
-  std::int64_t submitted_ns = 0, ended_ns = 0;
-  std::int64_t started_ns = 0;  // when somebody began to complete it; it may have been posted before
-  std::int64_t waited_ns = 0;   // of the time between start and end, spent waiting for other ranks
 };
 
 class ProgressQueue {
@@ -41,18 +37,20 @@ class ProgressQueue {
 
   // Fails everything queued and to come.
   void close();
+  void fail(const std::exception_ptr& error);
 
  private:
   bool run_next(const shm::Patience& patience);  // requires running_
-  void post(Work& work);                         // requires running_
+  void post(CollectiveWork& work);               // requires running_
   void progress();
 
   shm::Communicator& communicator_;
   std::mutex running_;  // held while a collective is posted or completed
   std::mutex mutex_;    // guards the members below
   std::condition_variable wake_, done_;
-  std::deque<std::shared_ptr<Work>> queue_;
+  std::deque<std::shared_ptr<CollectiveWork>> queue_;
   std::exception_ptr broken_;  // the first error: the ranks are out of step from then on
+  std::uint32_t submitted_ = 0;
   bool background_ = false, stop_ = false;
   std::thread thread_;
 };

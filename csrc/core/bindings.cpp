@@ -61,9 +61,11 @@ py::dict features() {
 
 void register_core(py::module_& module) {
   py::register_exception_translator(&translate);
-  py::dict dtypes;
+  py::dict dtypes, moved;
   for (int code = 0; code < kDTypeCount; ++code) dtypes[name(static_cast<DType>(code))] = code;
+  for (int code = 0; code < kMovedDTypeCount; ++code) moved[name(static_cast<DType>(code))] = code;
   module.attr("DTYPES") = dtypes;
+  module.attr("MOVED_DTYPES") = moved;
   module.def("features", &features);
 }
 

@@ -137,6 +137,17 @@ __device__ __forceinline__ WideRange wide_range(std::int64_t numel, std::int64_t
 inline constexpr int kWarpThreads = 32;
 inline constexpr int kMaxWarps = 32;
 
+// Of each group of `kGroup` neighbouring lanes, in all of its lanes. All lanes of the warp take part.
+template <int kGroup = kWarpThreads>
+__device__ __forceinline__ std::uint32_t warp_largest(std::uint32_t value) {
+#pragma unroll
+  for (int distance = kGroup / 2; distance > 0; distance /= 2) {
+    const std::uint32_t other = __shfl_xor_sync(0xffffffffu, value, distance);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
 // Sum over the block in a fixed order, valid in thread 0. All threads of the block take part, in whole warps.
 __device__ __forceinline__ double block_sum(double value) {
   GPU_SHARED(double, warp_sums, kMaxWarps);

@@ -55,4 +55,13 @@ inline int block_threads(int preferred) {
 #endif
 }
 
+// Blocks that keep `device` busy for a few waves: the grid of a kernel whose blocks go on to further work by
+// themselves.
+inline std::int64_t blocks_for_device(int device) {
+  int multiprocessors = 0;
+  check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
+  return std::int64_t{64} * multiprocessors;
+}
+
 }  // namespace pyparallel

@@ -103,6 +103,7 @@ void free_in_stream(void* memory) {
 cudaError_t allocate_pinned(void** memory, std::size_t bytes) {
   Runtime& runtime = Runtime::get();
   *memory = nullptr;
+  if (const cudaError_t error = runtime.forbid_beside_capture()) return error;
   if (bytes == 0) return cudaSuccess;
   if (posix_memalign(memory, 4096, bytes) != 0) return cudaErrorMemoryAllocation;
   const std::lock_guard<Lock> guard(runtime.lock);
@@ -119,7 +120,7 @@ extern "C" {
 cudaError_t cudaMalloc(void** memory, size_t bytes) {
   Unseen unseen;
   *memory = nullptr;
-  if (const cudaError_t error = Runtime::get().forbid_in_capture()) return note(error);
+  if (const cudaError_t error = Runtime::get().forbid_beside_capture()) return note(error);
   if (bytes == 0) return cudaSuccess;
   *memory = allocate(bytes);
   return note(*memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation);

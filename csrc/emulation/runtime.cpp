@@ -26,6 +26,7 @@ __attribute__((noinline)) Stream*& running_stream() {
 }  // namespace
 
 constinit thread_local int current_device = 0;
+constinit thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 // ---- one stream ----
 
@@ -138,6 +139,10 @@ cudaError_t Runtime::forbid_in_capture() {
     error = cudaErrorStreamCaptureUnsupported;
   }
   return error;
+}
+
+cudaError_t Runtime::forbid_beside_capture() {
+  return capture_mode == cudaStreamCaptureModeRelaxed ? cudaSuccess : forbid_in_capture();
 }
 
 // ---- waiting ----

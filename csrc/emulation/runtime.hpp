@@ -116,6 +116,8 @@ class Runtime {
 
   // cudaErrorStreamCaptureUnsupported if any stream captures; its capture is lost then, as on a device.
   cudaError_t forbid_in_capture();
+  // The same for calls that a thread in relaxed mode may make beside a capture.
+  cudaError_t forbid_beside_capture();
 
   Lock lock;                                     // of all that follows and of every stream
   std::vector<std::unique_ptr<Stream>> streams;  // the null streams first
@@ -141,6 +143,7 @@ class Runtime {
 };
 
 extern constinit thread_local int current_device;
+extern constinit thread_local cudaStreamCaptureMode capture_mode;  // of this thread
 
 // Notes the error for cudaGetLastError and returns it.
 cudaError_t note(cudaError_t error);

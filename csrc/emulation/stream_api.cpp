@@ -154,6 +154,7 @@ cudaError_t cudaEventQuery(cudaEvent_t handle) {
   const Event* const event = find_event(handle);
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
   if (event->captured) return note(cudaErrorCapturedEvent);
+  if (const cudaError_t error = runtime.forbid_beside_capture()) return note(error);
   if (!event->last) return cudaSuccess;
   runtime.poll();
   const std::lock_guard<Lock> guard(runtime.lock);

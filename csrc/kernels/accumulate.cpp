@@ -103,6 +103,10 @@ void with_type(DType dtype, const Function& fn) {
       return fn(static_cast<std::int32_t*>(nullptr));
     case DType::kInt64:
       return fn(static_cast<std::int64_t*>(nullptr));
+    case DType::kInt16:
+      return fn(static_cast<std::int16_t*>(nullptr));
+    case DType::kInt8:
+      return fn(static_cast<std::int8_t*>(nullptr));
     case DType::kUInt8:
       return fn(static_cast<std::uint8_t*>(nullptr));
     default:
@@ -138,6 +142,7 @@ void check_accumulate(const AccumulateCall& call, bool squares) {
   if (call.source_count < 1 || call.source_count > kMaxSources)
     refuse(std::to_string(call.source_count) + " sources; there may be 1 to " + std::to_string(kMaxSources));
   if (call.count < 0) refuse("a negative number of elements: " + std::to_string(call.count));
+  if (static_cast<int>(call.dtype) >= kDTypeCount) refuse(std::string("no arithmetic on ") + name(call.dtype));
   if (!is_floating(call.dtype) && (call.factors != nullptr || call.scale != 1.0))
     refuse(std::string("only floating dtypes are multiplied by factors, not ") + name(call.dtype));
   if (squares && (!is_floating(call.dtype) || call.op != Accumulation::kSum))

@@ -167,8 +167,13 @@ Kernel kernel_for(DType dtype, Accumulation op, bool squares) {
       return kernel_of<std::int64_t>(op, squares);
     case DType::kUInt8:
       return kernel_of<std::uint8_t>(op, squares);
+    case DType::kInt8:
+      return kernel_of<std::int8_t>(op, squares);
+    case DType::kInt16:
+      return kernel_of<std::int16_t>(op, squares);
+    default:
+      return nullptr;
   }
-  return nullptr;
 }
 
 // Few enough partials for one block to add, however long the array.

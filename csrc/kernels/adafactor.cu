@@ -5,9 +5,11 @@
 namespace pyparallel {
 
 void adafactor_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const AdafactorHyper& hyper,
-                    const StepControl& control, int device, void* stream) {
-  measure_cuda<AdafactorMeasure, AdafactorRule>("adafactor", tensors, count, types, hyper, control, device, stream);
-  step_cuda(AdafactorRules{}, "adafactor", tensors, count, types, hyper, control, device, stream, variant(hyper));
+                    const StepControl& control, int device, void* stream, DeviceTables* tables) {
+  measure_cuda<AdafactorMeasure, AdafactorRule>("adafactor", tensors, count, types, hyper, control, device, stream,
+                                                tables);
+  step_cuda(AdafactorRules{}, "adafactor", tensors, count, types, hyper, control, device, stream, tables,
+            variant(hyper));
 }
 
 }  // namespace pyparallel

@@ -5,6 +5,7 @@
 
 #include "core/error.hpp"
 #include "kernels/accumulate.hpp"
+#include "kernels/block_codec.hpp"
 #include "kernels/pack.hpp"
 #include "kernels/reduce.hpp"
 
@@ -138,11 +139,57 @@ void register_accumulate(py::module_& module) {
   module.def("accumulate_workspace", &accumulate_workspace, py::arg("count"), py::arg("device"));
 }
 
+void encode_blocks(std::uintptr_t values, int dtype, std::uintptr_t error, std::uintptr_t codes, std::uintptr_t scales,
+                   std::int64_t count, int device, std::uintptr_t stream, int threads) {
+  const EncodeCall call{pointer<const void>(values), static_cast<DType>(dtype), pointer<float>(error),
+                        pointer<std::int8_t>(codes), pointer<float>(scales),    count};
+  py::gil_scoped_release release;
+  if (device < 0) return encode_blocks_cpu(call, threads);
+#if PYPARALLEL_CUDA
+  encode_blocks_cuda(call, device, pointer<void>(stream));
+#else
+  (void)stream;
+  no_cuda();
+#endif
+}
+
+void decode_blocks(std::uintptr_t codes, std::int64_t codes_stride, std::uintptr_t scales, std::int64_t scales_stride,
+                   int sources, std::uintptr_t output, int dtype, std::int64_t count, float factor, bool add,
+                   int device, std::uintptr_t stream, int threads) {
+  const DecodeCall call{pointer<const std::int8_t>(codes),
+                        pointer<const float>(scales),
+                        codes_stride,
+                        scales_stride,
+                        sources,
+                        pointer<void>(output),
+                        static_cast<DType>(dtype),
+                        count,
+                        factor,
+                        add};
+  py::gil_scoped_release release;
+  if (device < 0) return decode_blocks_cpu(call, threads);
+#if PYPARALLEL_CUDA
+  decode_blocks_cuda(call, device, pointer<void>(stream));
+#else
+  (void)stream;
+  no_cuda();
+#endif
+}
+
+void register_block_codec(py::module_& module) {
+  module.def("encode_blocks", &encode_blocks, py::arg("values"), py::arg("dtype"), py::arg("error"), py::arg("codes"),
+             py::arg("scales"), py::arg("count"), py::arg("device"), py::arg("stream"), py::arg("threads"));
+  module.def("decode_blocks", &decode_blocks, py::arg("codes"), py::arg("codes_stride"), py::arg("scales"),
+             py::arg("scales_stride"), py::arg("sources"), py::arg("output"), py::arg("dtype"), py::arg("count"),
+             py::arg("factor"), py::arg("add"), py::arg("device"), py::arg("stream"), py::arg("threads"));
+}
+
 }  // namespace
 
 void register_kernels(py::module_& module) {
   register_step(module);
   register_accumulate(module);
+  register_block_codec(module);
   module.def("pack", &pack, py::arg("tensors"), py::arg("offsets"), py::arg("numels"), py::arg("tensor_dtype"),
              py::arg("flat"), py::arg("flat_dtype"), py::arg("scale"), py::arg("back"), py::arg("device"),
              py::arg("stream"), py::arg("threads"));

@@ -2,8 +2,8 @@
 // next step's error. Contract and per-element math.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
+#include "core/bits.hpp"
 #include "core/dtype.hpp"
 #include "core/macros.hpp"
 
@@ -11,7 +11,9 @@ namespace pyparallel {
 
 inline constexpr std::int64_t kCodecBlock = 256;
 
-constexpr std::int64_t codec_blocks(std::int64_t count) { return (count + kCodecBlock - 1) / kCodecBlock; }
+PP_HOST_DEVICE constexpr std::int64_t codec_blocks(std::int64_t count) {
+  return (count + kCodecBlock - 1) / kCodecBlock;
+}
 
 // With v = values[i] + error[i] in float, in every block of kCodecBlock elements (the last may be shorter):
 //
@@ -32,7 +34,8 @@ struct EncodeCall {
 
 // output[i] = codes[i] * scale * factor, in float and rounded to the dtype once; added to what is there if `add`.
 // sources > 1: output[i] = (codes_0[i] * scale_0 + codes_1[i] * scale_1 + ...) * factor, in the order of the sources.
-// The codes of source r start at codes + r * codes_stride, its scales scales_stride bytes after those of r - 1.
+// The codes of source r start at codes + r * codes_stride, its scales scales_stride bytes after those of r - 1. CUDA is
+// fastest where all addresses and codes_stride are multiples of 16.
 struct DecodeCall {
   const std::int8_t* codes;
   const float* scales;
@@ -45,7 +48,8 @@ struct DecodeCall {
   bool add = false;
 };
 
-// What both loops refuse: other dtypes, negative sizes, null pointers with elements behind them. Throws InvalidArgument.
+// What both loops refuse: other dtypes, negative sizes, null pointers with elements behind them. Throws
+// InvalidArgument.
 void check_encode(const EncodeCall& call);
 void check_decode(const DecodeCall& call);
 
@@ -59,5 +63,24 @@ void decode_blocks_cpu(const DecodeCall& call, int threads);
 void encode_blocks_cuda(const EncodeCall& call, int device, void* stream);
 void decode_blocks_cuda(const DecodeCall& call, int device, void* stream);
 #endif
+
+// ---- per-element math ----
+
+// From the bits of the largest magnitude of a block (see larger_magnitude).
+PP_HOST_DEVICE float codec_scale(std::uint32_t largest) {
+  constexpr std::uint32_t kInfinity = 0x7f800000u, kCutBits = 0x7fu, kSmallestNormal = 0x00800000u, kNan = 0x7fc00000u;
+  if (largest >= kInfinity) return float_of(kNan);
+  const std::uint32_t scale = bits_of(float_of(largest) / 127.0f) & ~kCutBits;
+  return float_of(scale < kSmallestNormal ? 0u : scale);
+}
+
+// Of a scale that is neither 0 nor NaN. The sum has no place for a fraction, so it is rounded to nearest even, and the
+// low bits of its mantissa are the code.
+inline constexpr float kCodecShift = 0x1.8p23f;
+PP_HOST_DEVICE float shifted_code(float value, float scale) { return value / scale + kCodecShift; }
+PP_HOST_DEVICE std::int8_t code_of_shifted(float shifted) { return static_cast<std::int8_t>(bits_of(shifted)); }
+PP_HOST_DEVICE float error_of_shifted(float value, float scale, float shifted) {
+  return value - (shifted - kCodecShift) * scale;
+}
 
 }  // namespace pyparallel

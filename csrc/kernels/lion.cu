@@ -5,8 +5,8 @@
 namespace pyparallel {
 
 void lion_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const LionHyper& hyper,
-               const StepControl& control, int device, void* stream) {
-  step_cuda(LionRules{}, "lion", tensors, count, types, hyper, control, device, stream, variant(hyper));
+               const StepControl& control, int device, void* stream, DeviceTables* tables) {
+  step_cuda(LionRules{}, "lion", tensors, count, types, hyper, control, device, stream, tables, variant(hyper));
 }
 
 }  // namespace pyparallel

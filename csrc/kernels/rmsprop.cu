@@ -5,8 +5,8 @@
 namespace pyparallel {
 
 void rmsprop_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const RmspropHyper& hyper,
-                  const StepControl& control, int device, void* stream) {
-  step_cuda(RmspropRules{}, "rmsprop", tensors, count, types, hyper, control, device, stream, variant(hyper));
+                  const StepControl& control, int device, void* stream, DeviceTables* tables) {
+  step_cuda(RmspropRules{}, "rmsprop", tensors, count, types, hyper, control, device, stream, tables, variant(hyper));
 }
 
 }  // namespace pyparallel

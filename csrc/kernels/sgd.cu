@@ -5,8 +5,8 @@
 namespace pyparallel {
 
 void sgd_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const SgdHyper& hyper,
-              const StepControl& control, int device, void* stream) {
-  step_cuda(SgdRules{}, "sgd", tensors, count, types, hyper, control, device, stream, variant(hyper));
+              const StepControl& control, int device, void* stream, DeviceTables* tables) {
+  step_cuda(SgdRules{}, "sgd", tensors, count, types, hyper, control, device, stream, tables, variant(hyper));
 }
 
 }  // namespace pyparallel

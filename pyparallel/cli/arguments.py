@@ -13,6 +13,12 @@ DTYPES = {
     "fp16": torch.float16,
     "fp64": torch.float64,
 }
+ALL_DTYPES = DTYPES | {"int32": torch.int32, "int64": torch.int64}
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """What the command line calls a dtype."""
+    return next(name for name, known in ALL_DTYPES.items() if known == dtype)
 
 
 class SentenceParser(argparse.ArgumentParser):
@@ -57,3 +63,11 @@ def tensor_list(text: str) -> TensorList:
     made = TensorList(text.replace(" ", ""))
     _ = made.shapes  # raises if they cannot be read
     return made
+
+
+def num_bytes(text: str) -> int:
+    """An option's value that must be a size of at least one byte: 1000, 8K, 25M or 1G."""
+    found = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    if not found or int(found[1]) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 1000, 8K, 25M or 1G")
+    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]

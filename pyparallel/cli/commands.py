@@ -7,7 +7,10 @@ from collections.abc import Sequence
 # Command: the module with its main(arguments) -> exit code, and one line of help.
 COMMANDS = {
     "run": ("pyparallel.cli.run", "start a training script on several processes (torchrun)"),
-    "bench": ("pyparallel.cli.bench", "measure the optimizers beside torch's and others here"),
+    "bench": (
+        "pyparallel.cli.bench",
+        "measure optimizers and collectives beside torch's and others",
+    ),
     "env": ("pyparallel.cli.env", "show what this build, this torch and this machine can do"),
 }
 

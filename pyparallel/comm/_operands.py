@@ -28,7 +28,8 @@ def check_moved(what: str, device_type: str, *tensors: Tensor) -> None:
             raise ValueError(
                 f"{what}: the tensor is on {tensor.device}, this communicator serves {device_type}"
             )
-        if not tensor.is_contiguous() or tensor.is_neg() or type(tensor) not in _PLAIN:
+        lazy = tensor.is_neg() or tensor.is_conj()
+        if not tensor.is_contiguous() or lazy or type(tensor) not in _PLAIN:
             _tensors.check_memory(tensor, what=f"{what}: the tensor")
             if not tensor.is_contiguous():
                 raise ValueError(

@@ -61,7 +61,13 @@ class Communicator(Protocol):
 
     Tensors are contiguous (slices of flat planes among them) and on the communicator's device. They
     stay as they are until the work is completed. Operations that only move take every dtype, those
-    that combine take floating dtypes and integers; 16-bit floats are summed in float32.
+    that combine take floating dtypes and integers; 16-bit floats are summed in float32. Of an input
+    and an output, one may be the other or this rank's part of it; they do not overlap otherwise.
+
+    Operations run one after the other in the order of their issue, on which the ranks agree without
+    asking: a rank that took a later one first would wait for peers that have not issued it, and may
+    not before an earlier one is through. So what is needed first is issued first: gradient buckets
+    as backward fills them, gathers of parameters in the order in which forward uses them.
     """
 
     rank: int
@@ -81,7 +87,8 @@ class Communicator(Protocol):
             tensor: the same number of elements and dtype on all ranks.
             op: "sum", "mean" (floating dtypes only), "max", "min", "product" or Premultiplied.
             algorithm: "auto" takes the fastest. The result depends on ranks, their order and the
-                algorithm, never on timing.
+                algorithm, never on timing. In a ring, sums travel in the tensor's dtype: those of
+                16-bit floats are rounded at every rank, not once.
             background: whether to make progress while the caller computes; without it a large
                 operation may start only in ``wait()``, which is faster when no core is free.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import socket
@@ -10,11 +11,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.distributed_c10d import _get_default_store
 
 from pyparallel._native import core
+from pyparallel.comm import hierarchical
+from pyparallel.comm.communicator import Communicator
 from pyparallel.comm.shm import ShmCommunicator
+from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.errors import CollectiveTimeoutError
 
 Record = dict[str, Any]
@@ -55,9 +61,120 @@ def exchange_over_group(group: dist.ProcessGroup) -> Exchange:
 
 
 def host_identity() -> str:
-    """Equal for two processes exactly if they can see each other's /proc entries."""
+    """Equal for two processes exactly if they can see each other's /proc entries.
+
+    PYPARALLEL_HOST stands for the host's name: ranks with different values are on different hosts.
+    """
+    name = os.environ.get("PYPARALLEL_HOST") or socket.gethostname()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{socket.gethostname()}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    return f"{name}/{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+
+
+def connect(
+    store: Store,
+    *,
+    rank: int,
+    world_size: int,
+    timeout_seconds: float,
+    exchange: Exchange | None = None,
+) -> Communicator:
+    """Joins ranks that share a store, for tensors on the CPU.
+
+    Ranks of one host meet in shared memory; ranks of several hosts in a communicator that uses it
+    inside each host and Gloo between them. Collective over the ranks; synchronises them.
+
+    Args:
+        store: where only these ranks meet, and only for this call (a PrefixStore, for instance). It
+            is used again when the communicator is split.
+        rank: of this process.
+        world_size: number of ranks.
+        timeout_seconds: deadline of this call and of every later operation.
+        exchange: another way for the ranks' records; default: through the store.
+    """
+    if world_size == 1:
+        return SoloCommunicator(torch.device("cpu"))
+    if exchange is None:
+        exchange = exchange_over_store(
+            store, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
+        )
+    communicator, records = meet(
+        exchange, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
+    )
+    if communicator is not None:
+        return communicator
+    hosts = hierarchical.Hosts.of(
+        [record["host"] for record in records], [record["process"] for record in records]
+    )
+    return hierarchical.join(
+        store,
+        hosts,
+        rank,
+        lambda: _meet_on_host(store, hosts, rank, timeout_seconds),
+        _splitter(store, timeout_seconds),
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def connect_group(group: dist.ProcessGroup, timeout_seconds: float) -> Communicator | None:
+    """connect() for the ranks of a torch group; None if they are on several hosts without a store.
+
+    Args:
+        group: of any backend; at least two ranks.
+        timeout_seconds: see connect().
+    """
+    rank, world_size = group.rank(), group.size()
+    exchange = exchange_over_group(group)
+    store = _get_default_store()
+    if store is None:  # MPI
+        return meet(exchange, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds)[0]
+    return connect(
+        part_of(store, group.group_name, rank),
+        rank=rank,
+        world_size=world_size,
+        timeout_seconds=timeout_seconds,
+        exchange=exchange,
+    )
+
+
+def part_of(store: Store, name: str, rank: int) -> Store:
+    """A part of the store for one connect(): stores keep what earlier ones of a job put there."""
+    generation = store.add(f"pyparallel/{name}/joined by {rank}", 1)
+    return PrefixStore(f"pyparallel/{name}/{generation}", store)
+
+
+def _meet_on_host(
+    store: Store, hosts: hierarchical.Hosts, rank: int, timeout_seconds: float
+) -> Communicator:
+    host, local = hosts.host_of[rank], hosts.local_of[rank]
+    return connect(
+        PrefixStore(f"host{host}", store),
+        rank=local,
+        world_size=len(hosts.ranks[host]),
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _splitter(store: Store, timeout_seconds: float) -> hierarchical.Split:
+    """Splits a communicator whose ranks share a store."""
+    numbers = itertools.count()  # the same on all ranks: they split in the same order
+
+    def split(communicator: Communicator, color: int | None, key: int) -> Communicator | None:
+        own = torch.tensor([color is not None, color or 0, key])
+        wishes = torch.empty(communicator.world_size, 3, dtype=torch.int64)
+        communicator.all_gather(wishes, own).wait()
+        number = next(numbers)
+        if color is None:
+            return None
+        same = wishes[:, :2].eq(own[:2]).all(1).nonzero().flatten().tolist()
+        members = sorted(same, key=lambda rank: (int(wishes[rank, 2]), rank))
+        return connect(
+            PrefixStore(f"split{number}/{color}", store),
+            rank=members.index(communicator.rank),
+            world_size=len(members),
+            timeout_seconds=timeout_seconds,
+        )
+
+    return split
 
 
 def meet(

@@ -3,127 +3,152 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from math import prod
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel._native import core
+from pyparallel.comm import flight
 from pyparallel.comm._operands import (
+    algorithms_of,
+    check_algorithm,
+    check_moved,
+    check_only_root,
     check_operands,
     check_parts,
     check_reduction,
     check_root,
     check_shape,
+    check_sizes,
 )
-from pyparallel.comm.communicator import Reduction
+from pyparallel.comm._shm_work import ShmWork
+from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
+from pyparallel.comm.flight import Record
+from pyparallel.comm.messages import Messages, ShmMessage
+from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.errors import OutOfMemoryError
 
+_KINDS = dict(core.Kind.__members__)
 _REDUCTIONS = dict(core.Reduction.__members__)
-
-
-class ShmWork:
-    """A collective in flight; keeps its tensors alive until it is completed.
-
-    Attributes:
-        native: start, end and waiting times in nanoseconds of time.monotonic_ns().
-    """
-
-    __slots__ = ("_communicator", "_tensors", "native")
-
-    def __init__(
-        self, communicator: core.ShmCommunicator, native: core.Work, tensors: tuple[Tensor, ...]
-    ) -> None:
-        self._communicator = communicator
-        self._tensors = tensors  # the first is the one that is written
-        self.native = native
-
-    def wait(self) -> None:
-        """Blocks until the result is there, running queued work in this thread if nobody else does.
-
-        Raises:
-            PeerLostError: a rank died or left.
-            CollectiveMismatchError: ranks called different operations.
-            CollectiveTimeoutError: a rank did not come in time.
-        """
-        self._communicator.wait(self.native)
-        if self._tensors:
-            torch.autograd.graph.increment_version(self._tensors[0])
-            self._tensors = ()
-
-    def is_completed(self) -> bool:
-        """Whether wait() would return at once."""
-        return self.native.completed
-
-    def exception(self) -> BaseException | None:
-        """The error of a completed collective, or None."""
-        if not self.native.failed:
-            return None
-        try:
-            self._communicator.wait(self.native)
-        except Exception as error:
-            return error
-        return None
 
 
 class ShmCommunicator:
     """Collectives through shared memory; results are the same bits on all ranks and in every run.
 
-    Tensors are contiguous, on the CPU: float32, float64, bfloat16, float16 (16-bit floats are
-    summed in float32 and rounded once), int32, int64; uint8 for everything but arithmetic means.
-    Tensors from :meth:`empty` are reduced where they lie; others pass through small bounce buffers.
+    Tensors are contiguous, on the CPU. Reductions take float32, float64, bfloat16, float16 and the
+    integers of up to 64 bits but uint16, uint32 and uint64. 16-bit floats are combined in float32:
+    algorithm "direct" (which is what "auto" takes) adds in rank order and rounds once; "ring" adds
+    part c of the tensor in the order c + 1, c + 2, ..., c and rounds at each rank.
+    Tensors from :meth:`empty` are used where they lie; others pass through small bounce buffers.
     """
 
     def __init__(self, native: core.ShmCommunicator, *, rank: int, world_size: int) -> None:
         """Wraps a joined native communicator; use pyparallel.init() to get one."""
         self.rank = rank
         self.world_size = world_size
+        self.timeout_seconds = native.timeout_seconds
+        self.parts: WeakSet[ShmCommunicator] = WeakSet()  # that were split from it
         self._native = native
         self._in_flight: deque[ShmWork] = deque()
+        self._messages = Messages(native, rank=rank, world_size=world_size)
+        flight.dump_on_failure(native, rank=rank, world_size=world_size)
 
     def all_reduce(
-        self, tensor: Tensor, op: Reduction = "sum", *, background: bool = True
+        self,
+        tensor: Tensor,
+        op: Op = "sum",
+        *,
+        algorithm: Algorithm = "auto",
+        background: bool = True,
     ) -> ShmWork:
         """See Communicator.all_reduce."""
-        dtype = check_operands("all_reduce", "cpu", tensor)
-        reduction = _REDUCTIONS[check_reduction("all_reduce", op, tensor)]
-        pointer, count = tensor.data_ptr(), tensor.numel()
-        native = self._native.all_reduce(pointer, count, dtype, reduction, background)
-        return self._track(native, (tensor,))
+        return self._combine("all_reduce", tensor, tensor, tensor, op, algorithm, 0, background)
 
-    def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> ShmWork:
-        """See Communicator.broadcast."""
-        dtype = check_operands("broadcast", "cpu", tensor)
-        check_root(root, self.world_size)
-        pointer, count = tensor.data_ptr(), tensor.numel()
-        native = self._native.broadcast(pointer, count, dtype, root, background)
-        return self._track(native, (tensor,))
+    def reduce(
+        self, tensor: Tensor, root: int = 0, op: Op = "sum", *, background: bool = True
+    ) -> ShmWork:
+        """See Communicator.reduce."""
+        check_root(root, self.world_size, what="reduce")
+        return self._combine("reduce", tensor, tensor, tensor, op, "auto", root, background)
+
+    def reduce_scatter(
+        self,
+        output: Tensor,
+        input: Tensor,
+        op: Op = "sum",
+        *,
+        algorithm: Algorithm = "auto",
+        background: bool = True,
+    ) -> ShmWork:
+        """See Communicator.reduce_scatter."""
+        check_parts("reduce_scatter", self.world_size, whole=input, part=output)
+        return self._combine("reduce_scatter", output, input, output, op, algorithm, 0, background)
 
     def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> ShmWork:
         """See Communicator.all_gather."""
-        dtype = check_operands("all_gather", "cpu", output, input)
         check_parts("all_gather", self.world_size, whole=output, part=input)
-        native = self._native.all_gather(
-            output.data_ptr(), input.data_ptr(), input.numel(), dtype, background
-        )
-        return self._track(native, (output, input))
+        return self._move("all_gather", output, input, input, 0, background)
 
-    def reduce_scatter(
-        self, output: Tensor, input: Tensor, op: Reduction = "sum", *, background: bool = True
+    def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> ShmWork:
+        """See Communicator.broadcast."""
+        check_root(root, self.world_size)
+        return self._move("broadcast", tensor, tensor, tensor, root, background)
+
+    def gather(
+        self, output: Tensor | None, input: Tensor, root: int = 0, *, background: bool = True
     ) -> ShmWork:
-        """See Communicator.reduce_scatter."""
-        dtype = check_operands("reduce_scatter", "cpu", output, input)
-        check_parts("reduce_scatter", self.world_size, whole=input, part=output)
-        reduction = _REDUCTIONS[check_reduction("reduce_scatter", op, input)]
-        native = self._native.reduce_scatter(
-            output.data_ptr(), input.data_ptr(), output.numel(), dtype, reduction, background
+        """See Communicator.gather."""
+        check_root(root, self.world_size, what="gather")
+        check_only_root("gather", output, name="output", rank=self.rank, root=root)
+        if output is not None:
+            check_parts("gather", self.world_size, whole=output, part=input)
+        return self._move("gather", output, input, input, root, background)
+
+    def scatter(
+        self, output: Tensor, input: Tensor | None, root: int = 0, *, background: bool = True
+    ) -> ShmWork:
+        """See Communicator.scatter."""
+        check_root(root, self.world_size, what="scatter")
+        check_only_root("scatter", input, name="input", rank=self.rank, root=root)
+        if input is not None:
+            check_parts("scatter", self.world_size, whole=input, part=output)
+        return self._move("scatter", output, input, output, root, background)
+
+    def all_to_all(
+        self,
+        output: Tensor,
+        input: Tensor,
+        *,
+        output_sizes: Sequence[int] | None = None,
+        input_sizes: Sequence[int] | None = None,
+        background: bool = True,
+    ) -> ShmWork:
+        """See Communicator.all_to_all."""
+        what = "all_to_all"
+        check_moved(what, "cpu", output, input)
+        expected = check_sizes(what, self.world_size, output, output_sizes, name="output_sizes")
+        sent = check_sizes(what, self.world_size, input, input_sizes, name="input_sizes")
+        dtype = _tensors.moved_dtype_code(input.dtype, what=f"{what}: the tensor")
+        native = self._native.all_to_all(
+            output.data_ptr(), input.data_ptr(), expected, sent, dtype, background
         )
-        return self._track(native, (output, input))
+        return self._track(native, written=output, read=input)
+
+    def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> ShmMessage:
+        """See Communicator.send."""
+        return self._messages.send(tensor, destination, tag=tag)
+
+    def recv(self, tensor: Tensor, source: int | None, *, tag: int = 0) -> ShmMessage:
+        """See Communicator.recv."""
+        return self._messages.recv(tensor, source, tag=tag)
 
     def barrier(self) -> ShmWork:
         """See Communicator.barrier."""
-        return self._track(self._native.barrier(False), ())
+        return self._track(self._native.barrier(False))
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A zeroed tensor in shared memory, which collectives read and write without a copy.
@@ -147,13 +172,89 @@ class ShmCommunicator:
             )
         return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(shape)
 
+    def split(self, color: int | None, key: int = 0) -> ShmCommunicator | SoloCommunicator | None:
+        """See Communicator.split."""
+        from pyparallel.comm.split import split_shared  # which makes communicators of this class
+
+        part = split_shared(self, color, key)
+        if isinstance(part, ShmCommunicator):
+            self.parts.add(part)
+        return part
+
+    def flight_record(self) -> Record:
+        """The last operations of every rank and whom each waits for; see pyparallel.comm.flight."""
+        return flight.record(self._native, rank=self.rank, world_size=self.world_size)
+
+    def abort(self, cause: str) -> None:
+        """See Communicator.abort."""
+        self._native.abort(cause)
+
     def close(self) -> None:
         """See Communicator.close. Tensors from empty() stay valid; calling it twice is harmless."""
         self._native.close()
         self._in_flight.clear()
+        self._messages.clear()
 
-    def _track(self, native: core.Work, tensors: tuple[Tensor, ...]) -> ShmWork:
-        work = ShmWork(self._native, native, tensors)
+    def _combine(
+        self,
+        what: str,
+        output: Tensor,
+        input: Tensor,
+        part: Tensor,
+        op: Op,
+        algorithm: Algorithm,
+        root: int,
+        background: bool,
+    ) -> ShmWork:
+        dtype = check_operands(what, "cpu", *((input,) if output is input else (output, input)))
+        check_reduction(what, op, input)
+        if algorithm != "auto":
+            check_algorithm(what, algorithm, *algorithms_of("cpu"))
+        name, factor = ("premultiplied", op.factor) if isinstance(op, Premultiplied) else (op, 1.0)
+        native = self._native.combine(
+            _KINDS[what],
+            output.data_ptr(),
+            input.data_ptr(),
+            part.numel(),
+            dtype,
+            root,
+            _REDUCTIONS[name],
+            factor,
+            algorithm == "ring",
+            background,
+        )
+        written = output if what != "reduce" or root == self.rank else None
+        return self._track(native, written=written, read=input)
+
+    def _move(
+        self,
+        what: str,
+        output: Tensor | None,
+        input: Tensor | None,
+        part: Tensor,
+        root: int,
+        background: bool,
+    ) -> ShmWork:
+        if output is None or input is None or output is input:
+            check_moved(what, "cpu", part)
+        else:
+            check_moved(what, "cpu", output, input)
+        native = self._native.move(
+            _KINDS[what],
+            0 if output is None else output.data_ptr(),
+            0 if input is None else input.data_ptr(),
+            part.numel(),
+            _tensors.moved_dtype_code(part.dtype, what=f"{what}: the tensor"),
+            root,
+            background,
+        )
+        written = output if what != "broadcast" or root != self.rank else None
+        return self._track(native, written=written, read=input)
+
+    def _track(
+        self, native: core.Work, *, written: Tensor | None = None, read: Tensor | None = None
+    ) -> ShmWork:
+        work = ShmWork(self._native, native, written=written, read=read)
         in_flight = self._in_flight
         while in_flight and in_flight[0].native.completed:
             in_flight.popleft()

@@ -160,6 +160,11 @@ class SoloCommunicator:
         check_shape(shape)
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
+    def split(self, color: int | None, key: int = 0) -> SoloCommunicator | None:
+        """See Communicator.split."""
+        self._done()
+        return None if color is None else SoloCommunicator(self.device)
+
     def abort(self, cause: str) -> None:
         """See Communicator.abort: what is called later raises."""
         if self._failure is None:

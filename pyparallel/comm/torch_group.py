@@ -23,6 +23,7 @@ from pyparallel.comm._operands import (
     check_tag,
 )
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
+from pyparallel.comm.solo import SoloCommunicator
 
 _REDUCE_OPS = {
     "sum": dist.ReduceOp.SUM,
@@ -49,7 +50,7 @@ class GroupCommunicator:
         Args:
             group: the ranks.
             device: of all tensors.
-            owned: whether close() ends the torch.distributed job.
+            owned: whether close() ends the group.
         """
         self.rank = group.rank()
         self.world_size = group.size()
@@ -192,6 +193,12 @@ class GroupCommunicator:
         check_shape(shape)
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
+    def split(self, color: int | None, key: int = 0) -> GroupCommunicator | SoloCommunicator | None:
+        """See Communicator.split, by torch.distributed's new_group: it has to know this group."""
+        from pyparallel.comm.split import split_group  # which makes communicators of this class
+
+        return split_group(self, self._group, color, key)
+
     def abort(self, cause: str) -> None:
         """See Communicator.abort; the peers get the backend's error, which carries no cause."""
         self._group.abort()
@@ -199,7 +206,7 @@ class GroupCommunicator:
     def close(self) -> None:
         """See Communicator.close; a group that is not owned belongs to its maker and stays."""
         if self._owned and dist.is_initialized():
-            dist.destroy_process_group()
+            dist.destroy_process_group(self._group)
 
     def _check_algorithm(self, what: str, algorithm: Algorithm) -> None:
         check_algorithm(what, algorithm, *(["nccl"] if self._nccl else []))

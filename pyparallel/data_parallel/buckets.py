@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyparallel import _tensors
 from pyparallel.comm import Communicator, Work
+from pyparallel.comm.compression import Compressor, Scheme, Slot
 from pyparallel.flat import FlatLayout
 from pyparallel.monitor import SPANS
 
@@ -27,16 +29,23 @@ class LiveBucket:
         members: indices of its parameters, in layout order.
         views: their places in the plane.
         offsets: their first elements in `flat`.
+        slots: the same with names and shapes, for a compressor.
         arrived: members whose gradient is complete.
     """
 
     def __init__(
-        self, flat: Tensor, members: Sequence[int], views: list[Tensor], begin: int
+        self,
+        flat: Tensor,
+        members: Sequence[int],
+        views: list[Tensor],
+        begin: int,
+        names: Sequence[str],
     ) -> None:
         self.flat = flat
         self.members = tuple(members)
         self.views = views
         self.offsets = [int(view.storage_offset()) - begin for view in views]
+        self.slots = tuple(map(Slot.of, names, self.offsets, views))
         self.arrived: set[int] = set()
 
 
@@ -45,6 +54,9 @@ class GradientBuckets:
 
     Afterwards every ``.grad`` is a view of its bucket: there is no second copy, and a backward that
     accumulates writes straight into the bucket.
+
+    Attributes:
+        compressor: what averages the buckets; None: the communicator itself.
     """
 
     def __init__(
@@ -55,8 +67,9 @@ class GradientBuckets:
         bucket_bytes: int,
         first_bucket_bytes: int,
         background: bool,
+        compression: Scheme | None = None,
     ) -> None:
-        """Allocates the gradient planes from the communicator.
+        """Allocates the gradient planes from the communicator, and what compressing them needs.
 
         Args:
             params: all that need gradients, by name, in the order of their use; on one device.
@@ -64,6 +77,10 @@ class GradientBuckets:
             bucket_bytes: cap of a bucket.
             first_bucket_bytes: cap of the first.
             background: reduce while backward goes on; otherwise when backward has ended.
+            compression: of what travels; None: buckets travel as they are.
+
+        Raises:
+            TypeError: gradients of a dtype that is not compressed.
         """
         self._communicator = communicator
         self._background = background
@@ -82,11 +99,18 @@ class GradientBuckets:
                 views = [layout.view(plane, member) for member in bucket.members]
                 members = [indices[member] for member in bucket.members]
                 flat = plane[bucket.begin : bucket.end]
-                self._buckets.append(LiveBucket(flat, members, views, int(flat.storage_offset())))
+                names = [self._names[member] for member in members]
+                begin = int(flat.storage_offset())
+                self._buckets.append(LiveBucket(flat, members, views, begin, names))
         # A bucket is full when its earliest parameter arrives; backward goes from last to first.
         self._buckets.sort(key=lambda bucket: -min(bucket.members))
         self._bucket_of = {index: b for b in self._buckets for index in b.members}
         self._works: list[Work] = []
+        self.compressor: Compressor[Any] | None = None
+        if compression is not None:
+            self.compressor = compression.over(communicator, names=self._names)
+            for number, live in enumerate(self._buckets):
+                self.compressor.prepare(live.flat, bucket=number, slots=live.slots)
 
     def arrive(self, index: int) -> None:
         """A parameter's gradient is complete for this backward.
@@ -153,9 +177,14 @@ class GradientBuckets:
             start = time.monotonic_ns()
             self._pack(bucket)
             SPANS.record("pack", start, time.monotonic_ns())
-            self._works.append(
-                self._communicator.all_reduce(bucket.flat, "mean", background=self._background)
-            )
+            self._works.append(self._reduce(bucket, len(self._works)))
+
+    def _reduce(self, bucket: LiveBucket, number: int) -> Work:
+        if self.compressor is None:
+            return self._communicator.all_reduce(bucket.flat, "mean", background=self._background)
+        return self.compressor.all_reduce(
+            bucket.flat, bucket=number, slots=bucket.slots, background=self._background
+        )
 
     def _pack(self, bucket: LiveBucket) -> None:
         sources, offsets = [], []
@@ -197,4 +226,6 @@ class GradientBuckets:
         used[missing] = 0
         self._communicator.all_reduce(used, "max").wait()
         for index in (used == 0).nonzero().flatten().tolist():
-            self._params[index].grad = None
+            # A compressor may have sent what it owed from earlier steps: that counts.
+            if self.compressor is None or not bool(self._params[index].grad.any()):
+                self._params[index].grad = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pyparallel._tensors import check_memory
+from pyparallel.comm.compression import Compression, Compressor, Scheme, scheme_of
+from pyparallel.comm.cores import has_free_core
 from pyparallel.context import context_of
 from pyparallel.data_parallel.buckets import GradientBuckets
 from pyparallel.data_parallel.verify import broadcast_tensors, signature, verify_signatures
@@ -46,6 +47,7 @@ class DataParallel(nn.Module):
         gradient_as_bucket_view: bool = True,
         static_graph: bool = False,
         overlap: bool | Literal["auto"] = "auto",
+        compression: Compression | None = None,
     ) -> None:
         """Wraps a module whose parameters are on one device. Synchronises all ranks.
 
@@ -63,11 +65,13 @@ class DataParallel(nn.Module):
             static_graph: accepted; nothing needs to be known beforehand.
             overlap: reduce while backward goes on (True), when it has ended (False), or as the
                 free cores suggest ("auto").
+            compression: of the gradients between ranks: "fp16", "bf16", "int8" or a scheme of
+                pyparallel.comm.compression, the same on all ranks. See :attr:`compressor`.
 
         Raises:
             ValueError: parameters that differ between ranks (names the first and both sides), or on
-                several devices.
-            TypeError: a parameter without plain memory.
+                several devices; ranks with different compression.
+            TypeError: a parameter without plain memory, or of a dtype that is not compressed.
             RuntimeError: no parameter needs a gradient.
         """
         super().__init__()
@@ -85,15 +89,19 @@ class DataParallel(nn.Module):
         self._reducing = True  # the same at the time of the last forward, which is what counts
         self._in_backward = False
         self._buffers_are_due = True
+        scheme = None if compression is None else scheme_of(compression)
         self._context = context_of(process_group)
-        self._join(bucket_cap_mb, overlap)
+        self._join(bucket_cap_mb, overlap, scheme)
         for index, param in enumerate(params.values()):
             _on_gradient(param, partial(self._arrive, index))
         self.register_load_state_dict_pre_hook(_accept_both_prefixes)  # type: ignore[no-untyped-call]
 
-    def _join(self, bucket_cap_mb: float, overlap: bool | Literal["auto"]) -> None:
+    def _join(
+        self, bucket_cap_mb: float, overlap: bool | Literal["auto"], scheme: Scheme | None
+    ) -> None:
         communicator = self._context.communicator
-        verify_signatures(signature(self.module), communicator, self._device)
+        own = [["compression", str(scheme)], *signature(self.module)]
+        verify_signatures(own, communicator, self._device)
         if communicator.world_size > 1:
             broadcast_tensors([*self.module.parameters(), *self.module.buffers()], communicator)
         params = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
@@ -102,8 +110,20 @@ class DataParallel(nn.Module):
             communicator,
             bucket_bytes=int(bucket_cap_mb * _MIB),
             first_bucket_bytes=min(FIRST_BUCKET_BYTES, int(bucket_cap_mb * _MIB)),
-            background=_has_free_core(self._device) if overlap == "auto" else overlap,
+            background=overlap
+            if overlap != "auto"
+            else self._device.type == "cuda" or has_free_core(),
+            compression=scheme,
         )
+
+    @property
+    def compressor(self) -> Compressor[Any] | None:
+        """What compresses the gradients, or None.
+
+        Its ``state_dict()`` holds what this rank has not sent yet, which differs between ranks:
+        with it in the checkpoint of every rank a resumed run goes on exactly.
+        """
+        return self._buckets.compressor
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The wrapped module's forward, after rank 0's buffers have been handed round."""
@@ -174,14 +194,6 @@ def _one_device(
                 f"device_ids or output_device says {device}, the module is on {first.device}"
             )
     return first.device
-
-
-def _has_free_core(device: torch.device) -> bool:
-    """Whether a progress thread would find a core that no rank of this host computes on."""
-    if device.type == "cuda":
-        return True
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    return len(os.sched_getaffinity(0)) > ranks * torch.get_num_threads()
 
 
 def _accept_both_prefixes(

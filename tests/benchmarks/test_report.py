@@ -115,6 +115,30 @@ def test_a_missed_target_is_said_in_either_direction():
         assert report.cells(row)[4] == said
 
 
+def test_a_limit_of_time_is_a_claim_beside_the_ratio():
+    row = dataclasses.replace(ROW, target=Target("at least", 1.7), most_seconds=8e-6)
+    assert report.cells(row)[4] == "at least 1.7x (missed), at most 8 us (missed)"
+    row = dataclasses.replace(BARE_ROW, most_seconds=8e-6)
+    assert report.cells(row)[4] == "at most 8 us"
+    assert rows_from_json(rows_to_json([row])) == [row]
+
+
+def test_a_peer_that_is_not_there_is_said_and_misses_nothing(tmp_path):
+    row = Row("all_reduce", "DeepSpeed not installed", Spread(1, 1, 1), None, None, ROW.target)
+    result = Result.of("all_reduce_deepspeed", [row], {"device": "cpu"})
+    assert Result.load(result.save(tmp_path)) == result
+    assert report.cells(row)[2:5] == ("DeepSpeed not installed", "-", "-")
+    assert "DeepSpeed not installed" in report.markdown([result])
+
+
+def test_results_of_before_there_were_limits_of_time_can_be_read(tmp_path):
+    path = Result.of("adamw", [ROW], {"device": "cpu"}).save(tmp_path)
+    value = json.loads(path.read_text())
+    del value["rows"][0]["most_seconds"]
+    path.write_text(json.dumps(value))
+    assert Result.load(path).rows == [ROW]
+
+
 def test_no_results_are_said_too():
     assert "No results" in report.markdown([])
 

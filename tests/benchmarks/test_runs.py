@@ -6,8 +6,9 @@ import importlib
 import pytest
 import torch
 
+import ranks
 from benchmarks import NAMES, __main__, command, optimizer_step, report
-from benchmarks.results import Result
+from benchmarks.results import Result, rows_from_json
 from pyparallel.cli.timer import Measurement
 
 SMALL_GPT = "--layers 1 --width 16 --heads 2 --context 8 --characters 11 --batch 2 --tokens 8"
@@ -32,7 +33,45 @@ RUNS = {
         ["GPT of 0.0 M parameters, 2 ranks, 2x8 tokens each: step minus bare forward+backward"],
     ),
 }
+# The rest of those on several ranks run in ranks that start faster than torchrun's.
+IN_RANKS = {
+    "all_reduce_deepspeed": (
+        "--bytes 1000",
+        [
+            "all_reduce of 1000 B fp32, 2 ranks, ordinary tensor",
+            "all_reduce of 1000 B fp32, 2 ranks, tensor of communicator.empty",
+        ],
+    ),
+    "all_reduce_bandwidth": (
+        "--mebibytes 1 --dtype bf16",
+        ["all_reduce of 1 MiB bf16, 2 ranks, tensor of communicator.empty"],
+    ),
+    "all_reduce_bf16": (
+        "--mebibytes 1",
+        [
+            "all_reduce of 512 KiB bf16, 2 ranks, ordinary tensor",
+            "all_reduce of 512 KiB bf16, 2 ranks, tensor of communicator.empty",
+        ],
+    ),
+    "send_recv": (
+        "--bytes 1000",
+        [
+            "send_recv of 1000 B fp32, 2 ranks, ordinary tensor, there and back",
+            "send_recv of 1000 B fp32, 2 ranks, tensor of communicator.empty, there and back",
+        ],
+    ),
+    "dist_all_reduce": (
+        "--bytes 1000",
+        ["all_reduce of 1000 B fp32, 2 ranks, through torch.distributed"],
+    ),
+    "ddp_step": (
+        SMALL_GPT,
+        ["GPT of 0.0 M parameters, 2 ranks, 2x8 tokens each: DDP step minus no_sync step"],
+    ),
+}
 WITH_TARGET = ["all_reduce_small"]  # the only one that runs here at the size of its claim
+WITH_COPY = [*(name for name in NAMES if name.startswith(("ada", "sgd"))), "all_reduce"]
+OF_DIFFERENCES = ["train_step", "ddp_step"]  # of almost equal times
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +80,10 @@ def small_copies(monkeypatch, threads):
 
 
 def test_every_benchmark_is_run_here():
-    assert set(RUNS) == set(NAMES)
+    assert {*RUNS, *IN_RANKS} == set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", RUNS)
 def test_a_benchmark_ends_with_its_rows_in_a_file(name, tmp_path, capfd):
     arguments, labels = RUNS[name]
     module = importlib.import_module(f"benchmarks.{name}")
@@ -59,15 +98,38 @@ def test_a_benchmark_ends_with_its_rows_in_a_file(name, tmp_path, capfd):
     assert result.arguments["threads"] >= 1
     assert [row.label for row in result.rows] == labels
     for row in result.rows:
-        assert (row.target is not None) == (name in WITH_TARGET)
-        assert (row.fraction_of_copy is not None) == (
-            name not in ("all_reduce_small", "train_step")
-        )
-        if name != "train_step":  # there, differences of almost equal times
-            assert row.ours.p10 > 0
-            assert row.peer.p10 > 0
-            assert row.ratio.p10 > 0
+        check(name, row)
     assert labels[0] in report.markdown([result])
+
+
+def check(name, row):
+    assert (row.target is not None) == (name in WITH_TARGET)
+    assert (row.fraction_of_copy is not None) == (name in WITH_COPY)
+    if name in OF_DIFFERENCES:
+        return
+    assert row.ours.p10 > 0
+    if row.peer is None:
+        assert row.peer_name == "DeepSpeed not installed"
+    else:
+        assert row.peer.p10 > 0
+        assert row.ratio.p10 > 0
+
+
+def run_rank(name, arguments):
+    return importlib.import_module(f"benchmarks.{name}").main(arguments)
+
+
+@pytest.mark.parametrize("name", IN_RANKS)
+def test_the_ranks_of_a_benchmark_end_with_its_rows(name, tmp_path):
+    arguments, labels = IN_RANKS[name]
+    path = tmp_path / "rows"
+    options = [*arguments.split(), "--rounds", "2", "--rows", str(path)]
+    assert ranks.run_ranks(2, run_rank, name, options) == [0, 0]
+    rows = rows_from_json(path.read_text())
+    assert [row.label for row in rows] == labels
+    for row in rows:
+        check(name, row)
+        assert row.label in report.markdown([Result.of(name, [row], {})])
 
 
 def test_a_wrong_result_is_a_sentence_and_leaves_no_file(tmp_path, capsys, monkeypatch):
@@ -129,6 +191,21 @@ def test_overheads_are_what_steps_take_longer_than_bare_ones():
         "peer step": "1700.0 ms",
         "bare step": "1100.0 ms",
     }
+
+
+def test_a_message_and_its_answer_take_two_ranks(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("benchmarks.send_recv").main(["--ranks", "3"])
+    assert "take --ranks 2" in capsys.readouterr().err
+
+
+def test_the_loop_moves_what_it_says_and_leaves_equal_arrays():
+    bandwidth = importlib.import_module("benchmarks.all_reduce_bandwidth")
+    for num_bytes in (1, 5 * bandwidth.BLOCK_BYTES, 8 * bandwidth.BLOCK_BYTES):
+        run, moved = bandwidth.add_loop(num_bytes, device="cpu")
+        blocks = max(1, num_bytes // (2 * bandwidth.BLOCK_BYTES))
+        assert moved == 4 * blocks * bandwidth.BLOCK_BYTES
+        run()
 
 
 def test_all_are_run_in_order_and_a_failed_one_is_named(tmp_path, monkeypatch, capsys):

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 import pyparallel
-from benchmarks import collectives, optimizer_step, train_step
+from benchmarks import optimizer_step, train_step
 from examples.gpt.model import GPT, GPTConfig
-from pyparallel.cli.timer import Contestant
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEARNING_RATE = optimizer_step.HYPER["AdamW"]["lr"]
@@ -72,39 +71,6 @@ def test_bytes_per_parameter_are_those_that_a_step_moves():
     assert count(scaled=True) == (32, 48)
 
 
-class FirstOfThree:
-    """Rank 0 of three; the others are imagined."""
-
-    world_size = 3
-
-    class context:
-        rank = 0
-
-
-def all_reduce_verification(*, fault):
-    tensor = torch.empty(1000)
-    seed = 5
-
-    def run():
-        for rank in (1, 2):
-            tensor.add_(collectives.operand(tensor, seed=seed + rank))
-        if fault is not None:
-            tensor[fault] += 1
-
-    one = Contestant("ordinary", run)
-    collectives.verify([one], {"ordinary": tensor}, FirstOfThree(), seed=seed)
-
-
-def test_the_right_sum_passes():
-    all_reduce_verification(fault=None)
-
-
-@pytest.mark.parametrize("fault", [0, 531, 999])
-def test_a_wrong_element_of_a_sum_is_found_and_named(fault):
-    with pytest.raises(AssertionError, match=f"1 of 1000 elements are wrong; element {fault} is"):
-        all_reduce_verification(fault=fault)
-
-
 @pytest.mark.parametrize("fault", [None, "gradient", "parameters"])
 def test_trainings_that_differ_are_found(fault):
     config = GPTConfig(vocabulary_size=7, context=8, layers=1, heads=2, width=16)
@@ -127,10 +93,3 @@ def test_trainings_that_differ_are_found(fault):
         return
     with pytest.raises(AssertionError, match=fault):
         train_step.verify(ours, peer)
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "text"), [(1 << 10, "1 KiB"), (25 << 20, "25 MiB"), (1000, "1000 B")]
-)
-def test_sizes_are_said_in_binary_units(num_bytes, text):
-    assert collectives.format_bytes(num_bytes) == text

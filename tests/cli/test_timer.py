@@ -61,6 +61,20 @@ def test_every_order_of_the_contestants_takes_its_turn(names):
     assert rounds[-1] == names[::-1]
 
 
+@pytest.mark.parametrize("number", [1, 4, 5])
+def test_each_of_many_contestants_has_every_place_equally_often(number):
+    stage = Stage()
+    names = "ABCDE"[:number]
+    rounds = 2 * number
+    contestants = [Contestant(name, stage.work(name, [1.0])) for name in names]
+    Timer(rounds=rounds, warm_up=0, clock=stage.clock).compare(contestants, verify=fine)
+    orders = ["".join(stage.log[i * number : (i + 1) * number]) for i in range(rounds)]
+    for place in range(number):
+        assert sorted(order[place] for order in orders) == sorted(2 * names)
+    if number > 1:
+        assert len(set(orders)) == rounds
+
+
 def test_two_contestants_alternate_and_swap():
     stage = Stage()
     pair = [Contestant(name, stage.work(name, [1.0])) for name in "AB"]
@@ -111,6 +125,16 @@ def test_short_runs_are_repeated_each_freshly_prepared_until_a_round_is_long_eno
     measurement = timer.compare([one], verify=fine)
     assert measurement.seconds == {"one": [0.25]}
     assert stage.log[-80:] == ["prepare", "run"] * 40
+
+
+def test_the_ranks_start_every_one_of_repeated_runs_together():
+    stage = Stage()
+    one = Contestant("one", stage.work("run", [1.0]), stage.work("prepare", [100.0]))
+    ranks = TwoRanks(stage, other=1.0)
+    timer = Timer(rounds=1, warm_up=0, round_seconds=4.0, ranks=ranks, clock=stage.clock)
+    assert timer.compare([one], verify=fine).seconds == {"one": [1.0]}
+    assert len(stage.log) >= 3 * 4
+    assert stage.log == ["prepare", "barrier", "run"] * (len(stage.log) // 3)
 
 
 def test_a_copy_of_known_length_gives_the_bandwidth_of_all_ranks():

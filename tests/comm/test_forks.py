@@ -100,3 +100,33 @@ def child_computes() -> None:
 
 def test_a_child_can_still_step_its_own_copy() -> None:
     run_ranks(2, child_computes)
+
+
+def child_communicates() -> None:
+    """Each call by name, on a communicator whose message thread has run in the parent."""
+    c = pyparallel.init().communicator
+    other = 1 - c.rank
+    early = c.recv(torch.zeros(200_000), other, tag=1)
+    sent = c.send(torch.ones(200_000), other, tag=1)
+    calls: list[Callable[[], object]] = [
+        lambda: c.send(torch.ones(3), other),
+        lambda: c.send(torch.ones(300_000), other),
+        lambda: c.recv(torch.ones(3), other),
+        lambda: c.recv(torch.ones(3), None),
+        lambda: c.split(0),
+        lambda: c.abort("of a child"),
+        lambda: c.flight_record(),
+        early.wait,
+    ]
+    for call in calls:
+        message = in_child(call)
+        assert "ValueError" in message or (message == "worked" and early.is_completed()), message
+        assert "forked child" in message or message == "worked"
+    assert in_child(c.close) == "worked"  # closes nothing
+    early.wait()
+    sent.wait()
+    c.barrier().wait()
+
+
+def test_a_child_cannot_send_receive_split_or_abort() -> None:
+    run_ranks(2, child_communicates)

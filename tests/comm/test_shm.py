@@ -194,8 +194,8 @@ def refusals() -> None:
     c = communicator()
     with pytest.raises(ValueError, match=r"mean of torch.int32.*op='sum'"):
         c.all_reduce(torch.ones(3, dtype=torch.int32), "mean")
-    with pytest.raises(ValueError, match=r"'product' is none of sum, mean, max, min"):
-        c.all_reduce(torch.ones(3), "product")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'xor' is none of sum, mean, max, min, product"):
+        c.all_reduce(torch.ones(3), "xor")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"strides \(1, 3\) is not contiguous"):
         c.all_reduce(torch.ones(3, 3).t())
     with pytest.raises(TypeError, match="complex64"):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 EDGES = [(0,), (1,), (7,), (9,), (2047,), (2048,), (2049,), (300, 301), (4, 3, 5, 7), (0,)]
-MANY = [(1 + index * 37 % 300,) for index in range(1100)]  # more than one launch takes
+MANY = [(1 + index * 37 % 300,) for index in range(1100)]  # more than kernel arguments hold
 
 
 def random(shape: tuple[int, ...], dtype: torch.dtype, generator, shift: int = 0) -> Tensor:
@@ -104,3 +105,36 @@ def never_waits(make, shapes, dtype, generator, **options) -> None:
         optimizer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+STATE_DTYPES = [{}, {"state_dtype": "bf16"}, {"state_dtype": "8bit"}]
+
+
+class MeasuringCases:
+    """The tests of an optimizer that first measures each tensor: a subclass names its `make`."""
+
+    @pytest.mark.parametrize("shift", [0, 1, 3], ids="shift{}".format)
+    @pytest.mark.parametrize("shapes", [EDGES, MANY], ids=["edges", "many"])
+    def test_float32_follows_float64(self, shift, shapes, generator):
+        follows_the_cpu(self.make, shapes, torch.float32, generator, shift=shift)
+
+    def test_float64_follows_float64(self, generator):
+        follows_the_cpu(self.make, EDGES, torch.float64, generator, tolerance=1e-12)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize("shift", [0, 1], ids="shift{}".format)
+    def test_masters_follow_float64(self, dtype, shift, generator):
+        follows_the_cpu(self.make, EDGES, dtype, generator, shift=shift, master="fp32")
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("options", STATE_DTYPES, ids=str)
+    def test_a_step_repeats_to_the_bit(self, dtype, options, generator):
+        repeats_to_the_bit(self.make, EDGES, dtype, generator, **options)
+
+    @pytest.mark.parametrize("flag", [1.0, 2.0, float("nan")])
+    @pytest.mark.parametrize("options", STATE_DTYPES, ids=str)
+    def test_any_found_inf_skips_everything(self, flag, options, generator):
+        skips_wholly(self.make, EDGES, torch.bfloat16, generator, flag, master="fp32", **options)
+
+    def test_the_host_never_waits(self, generator):
+        never_waits(self.make, EDGES, torch.float32, generator)

@@ -7,7 +7,7 @@ from pyparallel import _tensors
 from pyparallel._native import core
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-INTEGERS = [torch.int32, torch.int64, torch.uint8]
+INTEGERS = [torch.int32, torch.int64, torch.uint8, torch.int8, torch.int16]
 SIZES = [0, 1, 7, 15, 2047, 2049, 70_001]
 
 

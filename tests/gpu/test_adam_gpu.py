@@ -6,7 +6,7 @@ import torch
 from pyparallel.optim import Adam, AdamW
 
 EDGES = [0, 1, 7, 8, 9, 0, 255, 2047, 2048, 2049, 20_011, 300_001, 0]
-MANY = [0, *(1 + index * 37 % 300 for index in range(1100)), 0]  # more than one launch takes
+MANY = [0, *(1 + index * 37 % 300 for index in range(1100)), 0]  # more than kernel arguments hold
 # A power of two: where gradient and penalty cancel, float32 and float64 agree that nothing is left.
 DECAY = 0.125
 CASES = {

@@ -12,7 +12,7 @@ CASES = {
     "SGD": (optim.SGD, {"momentum": 0.9}),
     "Lion stochastic": (optim.Lion, {"stochastic_rounding": True}),
 }
-SIZES = [5, 0, 2049, 70_001, *range(1, 600)]  # more than one launch takes
+SIZES = [5, 0, 2049, 70_001, *range(1, 600)]  # more than kernel arguments hold
 
 
 def make(case, generator, lr):

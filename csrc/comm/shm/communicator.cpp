@@ -14,43 +14,10 @@
 namespace pyparallel::shm {
 namespace {
 
-const char* name(Kind kind) {
-  switch (kind) {
-    case Kind::kAllReduce:
-      return "all_reduce";
-    case Kind::kBroadcast:
-      return "broadcast";
-    case Kind::kAllGather:
-      return "all_gather";
-    case Kind::kReduceScatter:
-      return "reduce_scatter";
-    case Kind::kBarrier:
-      return "barrier";
-  }
-  return "unknown";
-}
-
-std::string describe_call(const Operation& o) {
-  std::string text = name(o.kind);
-  if (o.kind == Kind::kBarrier) return text + "()";
-  text += "(" + std::to_string(o.count) + " x " + name(o.dtype);
-  if (o.kind == Kind::kBroadcast) text.append(", root ").append(std::to_string(o.root));
-  if (o.kind == Kind::kAllReduce || o.kind == Kind::kReduceScatter) text.append(", ").append(name(o.reduction));
-  return text + ")";
-}
-
-Operation as_operation(const Collective& c) {
-  return {c.count, c.kind, c.dtype, c.reduction, static_cast<std::uint32_t>(c.root), kPrivate, 0, 0};
-}
-
-bool same(const Operation& a, const Operation& b) {
-  return a.count == b.count && a.kind == b.kind && a.dtype == b.dtype && a.reduction == b.reduction && a.root == b.root;
-}
-
-// The bytes of a rank's own input: what it would put in its slot.
-std::uint64_t input_bytes(const Collective& c, int world_size) {
-  const std::uint64_t bytes = c.count * item_size(c.dtype);
-  return c.kind == Kind::kReduceScatter ? bytes * static_cast<std::uint64_t>(world_size) : bytes;
+// Whether this rank's input is for the others to read.
+bool gives(const Collective& c, int rank) {
+  if (c.kind == Kind::kBroadcast || c.kind == Kind::kScatter) return c.root == rank;
+  return c.kind != Kind::kGather || c.root != rank;
 }
 
 int usable_cores() {
@@ -66,12 +33,15 @@ Communicator::Communicator(std::shared_ptr<Segment> control, int rank, const std
       control_(*reinterpret_cast<ControlBlock*>(segment_->data())),
       rank_(rank),
       world_size_(static_cast<int>(processes.size())),
+      processes_(processes),
       timeout_ns_(static_cast<std::int64_t>(timeout_seconds * 1e9)),
       oversubscribed_(world_size_ > usable_cores()),
       liveness_(control_, rank, processes),
       segments_(std::make_shared<SegmentTable>(segment_, rank)),
       peer_memory_(control_, processes),
-      buffers_(processes.size()) {
+      incoming_(processes.size()),
+      buffers_(processes.size()),
+      factors_(processes.size()) {
   if (control_.magic != kMagic) throw InvalidArgument("the other ranks run another version of pyparallel");
   if (control_.world_size != static_cast<std::uint32_t>(world_size_))
     throw InvalidArgument("rank " + std::to_string(rank) + " was started with a world size of " +
@@ -79,6 +49,9 @@ Communicator::Communicator(std::shared_ptr<Segment> control, int rank, const std
 }
 
 std::shared_ptr<Segment> Communicator::create_control(int world_size) {
+  if (world_size < 1 || world_size > kMaxRanks)
+    throw InvalidArgument("a world of " + std::to_string(world_size) + " ranks in shared memory; 1 to " +
+                          std::to_string(kMaxRanks) + " are possible");
   auto segment = Segment::create(ControlBlock::num_bytes(static_cast<std::uint64_t>(world_size)));
   auto& control = *reinterpret_cast<ControlBlock*>(segment->data());
   control.world_size = static_cast<std::uint32_t>(world_size);
@@ -97,41 +70,59 @@ void Communicator::join(const Patience& patience) {
 void Communicator::leave() { control_.rank(rank_).closed.store(1, std::memory_order_release); }
 
 std::string Communicator::describe(const Collective& c) const {
-  return describe_call(as_operation(c)) + " #" + std::to_string(sequence_);
+  return shm::describe(as_operation(c)) + " #" + std::to_string(sequence_);
 }
 
-bool Communicator::through_slot(const Collective& c) const { return input_bytes(c, world_size_) <= kSlotBytes; }
+std::uint64_t Communicator::slot_header(std::uint64_t count) const {
+  return count == kUnequal ? 2 * sizeof(std::uint64_t) * static_cast<std::uint64_t>(world_size_) : 0;
+}
+
+bool Communicator::through_slot(const Collective& c) const {
+  return c.count != kUnequal && c.algorithm == Algorithm::kDirect && fits_slot(input_bytes(c, world_size_), c.count);
+}
 
 void Communicator::post(const Collective& c) {
   ++sequence_;
   RankBlock& own = control_.rank(rank_);
   Operation& operation = own.operations[sequence_ & 1];
   operation = as_operation(c);
-  const std::uint64_t bytes = input_bytes(c, world_size_);
-  if (!through_slot(c)) {
-    segments_->locate(c.input, bytes, operation);
-  } else if (bytes > 0 && (c.kind != Kind::kBroadcast || c.root == rank_)) {
-    std::memcpy(control_.slot(rank_, sequence_), c.input, bytes);
+  char* const slot = control_.slot(rank_, sequence_);
+  const std::uint64_t header = slot_header(c.count), bytes = input_bytes(c, world_size_);
+  if (header > 0) {
+    std::memcpy(slot, c.input_sizes.data(), header / 2);
+    std::memcpy(slot + header / 2, c.output_sizes.data(), header / 2);
+  }
+  if (c.algorithm == Algorithm::kDirect && bytes > 0 && gives(c, rank_)) {
+    if (fits_slot(bytes, c.count))
+      std::memcpy(slot + header, c.input, bytes);
+    else
+      segments_->locate(c.input, bytes, operation);
   }
   publish(own.posted, sequence_);
 }
 
-void Communicator::complete(const Collective& c, const Patience& patience) {
+void Communicator::complete(const Collective& c, const Patience& patience, std::uint64_t flight) {
+  flight_ = flight;
   patience_ = &patience;
   current_ = &c;
   deadline_ = now_ns() + timeout_ns_;
   await_all(&RankBlock::posted, sequence_);
-  check_same_operation();
+  check_same_operation(control_, sequence_, rank_);
   peer_memory_.sweep();
+  if (c.algorithm == Algorithm::kRing) return ring(c);
   switch (c.kind) {
     case Kind::kAllReduce:
       return all_reduce(c);
-    case Kind::kBroadcast:
-      return broadcast(c);
-    case Kind::kAllGather:
-      return all_gather(c);
+    case Kind::kReduce:
+      return reduce(c);
     case Kind::kReduceScatter:
       return reduce_scatter(c);
+    case Kind::kBroadcast:
+    case Kind::kAllGather:
+    case Kind::kGather:
+    case Kind::kScatter:
+    case Kind::kAllToAll:
+      return move(c);
     case Kind::kBarrier:
       return;
   }
@@ -146,37 +137,42 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
   for (; !wait(awaited, target, yield_ns, kSliceNs); yield_ns = 0) {
     const bool left = control_.rank(r).closed.load(std::memory_order_acquire) != 0;
     if (reached(awaited, target)) break;
+    if (flight_ != 0) flights().wait_for(Lane::kCollectives, flight_, r);
     liveness_.check(left ? r : rank_, doing);
     if (abandoned_.load() || (patience_->interrupted && patience_->interrupted()))
       throw Interrupted("rank " + std::to_string(rank_) + " was interrupted in " + doing);
     if (now_ns() > deadline_)
       throw CollectiveTimeoutError("rank " + std::to_string(rank_) + " waited " +
                                    std::to_string(timeout_ns_ / 1'000'000) + " ms for rank " + std::to_string(r) +
-                                   " in " + doing + ", which did not come");
+                                   " in " + doing + ", which did not come\n" + who_waits(control_));
   }
+  if (flight_ != 0) flights().wait_for(Lane::kCollectives, 0, 0);
   waited_ns_ += now_ns() - start;
+}
+
+void Communicator::tell_peers(const std::exception_ptr& error, const std::string& doing) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const PeerLostError&) {  // the peers find these out themselves, or run into their own deadlines
+  } catch (const PeerFailedError&) {
+  } catch (const CollectiveMismatchError&) {
+  } catch (const CollectiveTimeoutError&) {
+  } catch (const Interrupted&) {
+    if (!abandoned_.load()) liveness_.fail(doing, "interrupted");
+  } catch (const std::exception& other) {
+    liveness_.fail(doing, other.what());
+  }
 }
 
 void Communicator::await_all(Flag RankBlock::* flag, std::uint32_t target) {
   for (int step = 1; step < world_size_; ++step) await(flag, (rank_ + step) % world_size_, target);
 }
 
-void Communicator::check_same_operation() {
-  const Operation& own = control_.rank(rank_).operations[sequence_ & 1];
-  for (int r = 0; r < world_size_; ++r) {
-    const Operation& other = control_.rank(r).operations[sequence_ & 1];
-    if (same(own, other)) continue;
-    throw CollectiveMismatchError("ranks disagree in operation #" + std::to_string(sequence_) + ": rank " +
-                                  std::to_string(rank_) + " called " + describe_call(own) + ", rank " +
-                                  std::to_string(r) + " called " + describe_call(other));
-  }
-}
-
-// Whether ranks [first, last) all described shared memory. If so, buffers_ holds their addresses in this process.
-bool Communicator::all_shared(int first, int last) {
-  for (int r = first; r < last; ++r)
-    if (control_.rank(r).operations[sequence_ & 1].segment == kPrivate) return false;
-  for (int r = first; r < last; ++r) buffers_[r] = peer_memory_.map(r, control_.rank(r).operations[sequence_ & 1]);
+// Whether all ranks described shared memory. If so, buffers_ holds their addresses in this process.
+bool Communicator::all_shared() {
+  for (int r = 0; r < world_size_; ++r)
+    if (operation(r).segment == kPrivate) return false;
+  for (int r = 0; r < world_size_; ++r) buffers_[r] = peer_memory_.map(r, operation(r));
   return true;
 }
 

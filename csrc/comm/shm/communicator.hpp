@@ -3,28 +3,19 @@
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "comm/shm/collective.hpp"
 #include "comm/shm/control.hpp"
 #include "comm/shm/peers.hpp"
 #include "comm/shm/segment.hpp"
 
 namespace pyparallel::shm {
-
-// One collective as its caller sees it. Memory is contiguous and stays valid until the collective has completed.
-struct Collective {
-  Kind kind = Kind::kBarrier;
-  DType dtype = DType::kUInt8;
-  Reduction reduction = Reduction::kSum;
-  std::uint64_t count = 0;  // elements, as in Operation::count
-  int root = 0;
-  const char* input = nullptr;  // all_reduce and broadcast work in place: input == output
-  char* output = nullptr;
-};
 
 // How to wait, chosen by whoever runs the collective.
 struct Patience {
@@ -36,6 +27,8 @@ struct Patience {
 struct Interrupted : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+
+class Routes;  // of moves.cpp
 
 class Communicator {
  public:
@@ -57,7 +50,11 @@ class Communicator {
   // A collective in two halves: post() copies a small operand to its slot and tells the peers, without waiting;
   // complete() does the rest. At most one collective may be posted at a time, in the same order on all ranks.
   void post(const Collective& collective);
-  void complete(const Collective& collective, const Patience& patience);
+  // `flight`: the number of the collective in the flight record.
+  void complete(const Collective& collective, const Patience& patience, std::uint64_t flight = 0);
+
+  // The call in words, with its number.
+  std::string describe(const Collective& collective) const;
 
   // Whether the operand is small enough to be handed over whole in post().
   bool through_slot(const Collective& collective) const;
@@ -67,32 +64,56 @@ class Communicator {
 
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
+  std::int64_t timeout_ns() const { return timeout_ns_; }
+  bool oversubscribed() const { return oversubscribed_; }
+  ControlBlock& control() { return control_; }
+  Liveness& liveness() { return liveness_; }
+  const std::vector<int>& processes() const { return processes_; }
+  FlightLog& flights() { return control_.rank(rank_).flights; }
+  std::uint64_t log_flight(const Collective& c, std::uint32_t sequence) {
+    return flights().submit(static_cast<std::uint8_t>(c.kind), c.dtype, c.count, c.root, sequence);
+  }
+  // Tells the peers of an error that only this rank knows of, so that they need not wait for their deadlines.
+  void tell_peers(const std::exception_ptr& error, const std::string& doing);
+  bool has_left(int r) { return control_.rank(r).closed.load(std::memory_order_acquire) != 0; }
   std::int64_t waited_ns() const { return waited_ns_; }  // spent waiting for peers so far
 
  private:
   void await(Flag RankBlock::* flag, int rank, std::uint32_t target);
   void await_all(Flag RankBlock::* flag, std::uint32_t target);
-  void check_same_operation();
-  bool all_shared(int first, int last);
-  std::string describe(const Collective& collective) const;
+  const Operation& operation(int r) { return control_.rank(r).operations[sequence_ & 1]; }
+  bool all_shared();
+  std::uint64_t slot_header(std::uint64_t count) const;  // bytes before the operand in a slot
+  bool fits_slot(std::uint64_t bytes, std::uint64_t count) const { return slot_header(count) + bytes <= kSlotBytes; }
 
+  // reductions.cpp
   void all_reduce(const Collective& c);
-  void broadcast(const Collective& c);
-  void all_gather(const Collective& c);
+  void reduce(const Collective& c);
   void reduce_scatter(const Collective& c);
-
-  void all_reduce_in_slots(const Collective& c);
   void all_reduce_shared(const Collective& c);
-  void all_reduce_one_phase(const Collective& c);
+  void reduce_one_phase(const Collective& c, bool wanted);
   void all_reduce_two_phase(const Collective& c);
-  // Runs `pieces` pieces through the bounce buffers: fill(piece, own bounce) one ahead of drain(piece, number).
+  void combine_sources(char* const* targets, int target_count, std::uint64_t bytes, const Collective& c);
+
+  // moves.cpp
+  void move(const Collective& c);
+  void move_in_pieces(const Collective& c, const Routes& routes, std::uint64_t longest, bool gives);
+
+  // ring.cpp
+  void ring(const Collective& c);
+  void ring_step(const Collective& c, int step, std::uint64_t at, std::uint64_t begin, std::uint64_t bytes,
+                 const char* taken, char* given);
+
+  // pieces.hpp
   template <typename Fill, typename Drain>
-  void exchange(std::uint64_t pieces, const Fill& fill, const Drain& drain);
+  void exchange(std::uint64_t pieces, bool gives, const Fill& fill, const Drain& drain);
+  void pass_pieces(std::uint32_t pieces);
   void finish_shared();
 
   std::shared_ptr<Segment> segment_;
   ControlBlock& control_;
   int rank_, world_size_;
+  std::vector<int> processes_;
   std::int64_t timeout_ns_;
   bool oversubscribed_;  // more ranks than cores: whoever yields keeps a core from the rank it waits for
   Liveness liveness_;
@@ -106,8 +127,17 @@ class Communicator {
   const Patience* patience_ = nullptr;   // of the collective being completed
   const Collective* current_ = nullptr;  // likewise
   std::int64_t deadline_ = 0;            // likewise
+  std::uint64_t flight_ = 0;             // likewise
   std::atomic<bool> abandoned_{false};
-  std::vector<char*> buffers_;  // scratch: one pointer per rank
+  // What a rank gives this one in a move; without a source it comes through the bounce buffer.
+  struct Parcel {
+    const char* source;
+    char* target;
+    std::uint64_t bytes;
+  };
+  std::vector<Parcel> incoming_;  // scratch: one per rank
+  std::vector<char*> buffers_;    // likewise: the sources of a reduction
+  std::vector<double> factors_;   // likewise: of a premultiplied sum
 };
 
 }  // namespace pyparallel::shm

@@ -46,9 +46,13 @@ void sleep(Flag& flag, std::uint32_t target, std::int64_t nanoseconds) {
 
 }  // namespace
 
+void wake(Flag& flag) {
+  if (flag.sleepers.load(std::memory_order_seq_cst) != 0) futex(flag.value, FUTEX_WAKE, INT_MAX, nullptr);
+}
+
 void publish(Flag& flag, std::uint32_t value) {
   flag.value.store(value, std::memory_order_seq_cst);
-  if (flag.sleepers.load(std::memory_order_seq_cst) != 0) futex(flag.value, FUTEX_WAKE, INT_MAX, nullptr);
+  wake(flag);
 }
 
 bool wait(Flag& flag, std::uint32_t target, std::int64_t patience, std::int64_t slice) {

@@ -19,6 +19,9 @@ inline bool reached(const Flag& flag, std::uint32_t target) {
 // Releases everything written before it to whoever sees the value.
 void publish(Flag& flag, std::uint32_t value);
 
+// Wakes all who sleep on the flag, for one that several ranks count up.
+void wake(Flag& flag);
+
 // Returns true when the flag has reached the target. Pauses and yields for up to `patience` (nanoseconds), which is
 // what stays fast when ranks outnumber cores, then sleeps up to `slice` (nanoseconds) and returns false: the caller
 // looks after its peers and calls again.

@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -13,6 +14,13 @@
 
 namespace pyparallel::shm {
 namespace {
+
+// As much of the text as fits with its final 0, cut between two UTF-8 characters.
+void write(char* target, std::size_t room, const std::string& text) {
+  std::size_t size = std::min(text.size(), room - 1);
+  while (size > 0 && size < text.size() && (text[size] & 0xc0) == 0x80) --size;
+  text.copy(target, size);
+}
 
 constexpr int kGone = -2;  // in place of a pidfd: the process had ended before it could be opened
 
@@ -38,26 +46,65 @@ bool Liveness::has_exited(int rank) {
   return poll(&query, 1, 0) > 0;
 }
 
-void Liveness::check(int awaited, const std::string& doing) {
-  std::uint32_t lost = control_.first_lost.load(std::memory_order_acquire);
-  for (int r = 0; r < static_cast<int>(processes_.size()) && lost == 0; ++r) {
-    if (r == rank_ || control_.rank(r).closed.load(std::memory_order_acquire) != 0 || !has_exited(r)) continue;
-    // It may have closed between the two looks. If not, the first to find out names the rank for all.
-    if (control_.rank(r).closed.load(std::memory_order_acquire) != 0) continue;
-    std::uint32_t none = 0;
-    control_.first_lost.compare_exchange_strong(none, static_cast<std::uint32_t>(r) + 1);
-    lost = control_.first_lost.load(std::memory_order_acquire);
+// The first to find out that a rank is gone names it for all.
+std::uint32_t Liveness::first_lost() {
+  for (int r = 0; r < static_cast<int>(processes_.size()); ++r) {
+    if (const std::uint32_t lost = control_.first_lost.load(std::memory_order_acquire)) return lost;
+    RankBlock& block = control_.rank(r);
+    const auto named = [&](std::uint32_t how) {
+      std::uint32_t none = 0;
+      control_.first_lost.compare_exchange_strong(none, (static_cast<std::uint32_t>(r) + 1) | how);
+    };
+    if (block.failure.failed.load(std::memory_order_acquire) != 0) named(ControlBlock::kSaidSo);
+    if (r == rank_ || block.closed.load(std::memory_order_acquire) != 0 || !has_exited(r)) continue;
+    // It may have failed or closed between the two looks.
+    if (block.failure.failed.load(std::memory_order_acquire) != 0)
+      named(ControlBlock::kSaidSo);
+    else if (block.closed.load(std::memory_order_acquire) == 0)
+      named(0);
   }
+  return control_.first_lost.load(std::memory_order_acquire);
+}
+
+void Liveness::check(int awaited, const std::string& doing) {
   const auto describe = [&](int r) {
     return "rank " + std::to_string(r) + " (process " + std::to_string(processes_[r]) + ")";
   };
-  if (lost != 0) {
-    const int r = static_cast<int>(lost) - 1;
-    throw PeerLostError(r, describe(r) + " died; rank " + std::to_string(rank_) + " was in " + doing);
+  const std::string was = "; rank " + std::to_string(rank_) + " was in " + doing;
+  const std::uint32_t lost = first_lost();
+  const int r = static_cast<int>(lost & ~ControlBlock::kSaidSo) - 1;
+  if ((lost & ControlBlock::kSaidSo) != 0) {
+    const Failure& failure = control_.rank(r).failure;
+    const std::string operation = failure.operation, cause = failure.cause;
+    throw PeerFailedError(
+        r, operation, cause,
+        describe(r) + " failed in " + (operation.empty() ? "its own code" : operation) + ": " + cause + was);
   }
+  if (lost != 0) throw PeerLostError(r, describe(r) + " died" + was);
   if (control_.rank(awaited).closed.load(std::memory_order_acquire) != 0)
-    throw PeerLostError(awaited, describe(awaited) + " left and closed its communicator; rank " +
-                                     std::to_string(rank_) + " was in " + doing);
+    throw PeerLostError(awaited, describe(awaited) + " left and closed its communicator" + was);
+}
+
+void Liveness::fail(const std::string& operation, const std::string& cause) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Failure& own = control_.rank(rank_).failure;
+  if (own.failed.load(std::memory_order_relaxed) != 0) return;
+  write(own.operation, sizeof own.operation, operation);
+  write(own.cause, sizeof own.cause, cause);
+  own.failed.store(1, std::memory_order_release);
+  first_lost();
+}
+
+std::exception_ptr Liveness::explain(const std::exception_ptr& error, const std::string& doing) {
+  for (int milliseconds = 0; milliseconds < 1000; ++milliseconds) {
+    try {
+      check(rank_, doing);
+    } catch (...) {
+      return std::current_exception();
+    }
+    usleep(1000);
+  }
+  return error;
 }
 
 SegmentTable::SegmentTable(std::shared_ptr<Segment> control, int rank) : control_(std::move(control)), rank_(rank) {}
@@ -73,7 +120,7 @@ std::shared_ptr<Segment> SegmentTable::allocate(std::uint64_t num_bytes) {
     if (generation & 1) continue;
     entry.fd.store(segment->fd());
     entry.generation.store(generation + 1);
-    places_[segment->data()] = {index, num_bytes};
+    ranges_[segment->data()] = {index, num_bytes};
     return segment;
   }
   throw InvalidArgument("no room for another shared tensor: rank " + std::to_string(rank_) + " already holds " +
@@ -82,35 +129,39 @@ std::shared_ptr<Segment> SegmentTable::allocate(std::uint64_t num_bytes) {
 
 void SegmentTable::release(const Segment& segment) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const auto place = places_.find(segment.data());
-  if (place == places_.end()) return;
-  block().segments[place->second.index].generation.fetch_add(1);
-  places_.erase(place);
+  const auto range = ranges_.find(segment.data());
+  if (range == ranges_.end()) return;
+  block().segments[range->second.index].generation.fetch_add(1);
+  ranges_.erase(range);
   block().freed.fetch_add(1);
 }
 
-void SegmentTable::locate(const void* address, std::uint64_t num_bytes, Operation& operation) {
-  operation.segment = kPrivate;
+Place SegmentTable::locate(const void* address, std::uint64_t num_bytes) {
   const char* const first = static_cast<const char*>(address);
   std::lock_guard<std::mutex> lock(mutex_);
-  auto place = places_.upper_bound(first);
-  if (place == places_.begin()) return;
-  --place;
-  const std::uint64_t offset = static_cast<std::uint64_t>(first - place->first);
-  if (offset > place->second.num_bytes || place->second.num_bytes - offset < num_bytes) return;
-  operation.segment = place->second.index;
-  operation.generation = block().segments[place->second.index].generation.load();
-  operation.offset = offset;
+  auto range = ranges_.upper_bound(first);
+  if (range == ranges_.begin()) return {kPrivate, 0, 0};
+  --range;
+  const std::uint64_t offset = static_cast<std::uint64_t>(first - range->first);
+  if (offset > range->second.num_bytes || range->second.num_bytes - offset < num_bytes) return {kPrivate, 0, 0};
+  return {range->second.index, block().segments[range->second.index].generation.load(), offset};
 }
 
-char* PeerMemory::map(int r, const Operation& operation) {
-  Mapping& mapping = mappings_[{r, operation.segment}];
-  if (!mapping.segment || mapping.generation != operation.generation) {
+void SegmentTable::locate(const void* address, std::uint64_t num_bytes, Operation& operation) {
+  const Place place = locate(address, num_bytes);
+  operation.segment = place.segment;
+  operation.generation = place.generation;
+  operation.offset = place.offset;
+}
+
+std::shared_ptr<Segment> PeerMemory::segment(int r, const Place& place) {
+  Mapping& mapping = mappings_[{r, place.segment}];
+  if (!mapping.segment || mapping.generation != place.generation) {
     mapping.segment.reset();
-    mapping.segment = Segment::open(processes_[r], control_.rank(r).segments[operation.segment].fd.load());
-    mapping.generation = operation.generation;
+    mapping.segment = Segment::open(processes_[r], control_.rank(r).segments[place.segment].fd.load());
+    mapping.generation = place.generation;
   }
-  return mapping.segment->data() + operation.offset;
+  return mapping.segment;
 }
 
 void PeerMemory::sweep() {

@@ -1,6 +1,7 @@
 // The other ranks as processes: are they alive, and where is the memory they share.
 #pragma once
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -20,15 +21,22 @@ class Liveness {
   Liveness(const Liveness&) = delete;
   Liveness& operator=(const Liveness&) = delete;
 
-  // Throws PeerLostError if a rank died, or if `awaited` closed its communicator; the message ends with `doing`.
+  // Throws PeerLostError if a rank died, PeerFailedError if one said so, PeerLostError if `awaited` closed its
+  // communicator; the message ends with `doing`.
   void check(int awaited, const std::string& doing);
+  // Says for all to hear that this rank has failed, once; texts are cut to what there is room for.
+  void fail(const std::string& operation, const std::string& cause);
+  // Why a peer's memory could not be opened: its death, which becomes visible a moment later, or `error` itself.
+  std::exception_ptr explain(const std::exception_ptr& error, const std::string& doing);
 
  private:
+  std::uint32_t first_lost();
   bool has_exited(int rank);
 
   ControlBlock& control_;
   int rank_;
   std::vector<int> processes_;
+  std::mutex mutex_;         // one failure is told
   std::vector<int> pidfds_;  // -1 where there is nothing to watch
 };
 
@@ -39,11 +47,13 @@ class SegmentTable {
 
   std::shared_ptr<Segment> allocate(std::uint64_t num_bytes);
   void release(const Segment& segment);
-  // Fills in segment, generation and offset of the operation for the range, or kPrivate.
+  // Where the range lies in the shared allocations, or kPrivate.
+  Place locate(const void* address, std::uint64_t num_bytes);
+  // Likewise, into segment, generation and offset of the operation.
   void locate(const void* address, std::uint64_t num_bytes, Operation& operation);
 
  private:
-  struct Place {
+  struct Range {
     std::uint32_t index;
     std::uint64_t num_bytes;
   };
@@ -52,7 +62,7 @@ class SegmentTable {
   std::shared_ptr<Segment> control_;
   int rank_;
   std::mutex mutex_;
-  std::map<const char*, Place> places_;  // by first address, guarded by mutex_
+  std::map<const char*, Range> ranges_;  // by first address, guarded by mutex_
 };
 
 // The peers' shared allocations, mapped when an operation first names them. Used by one thread at a time.
@@ -60,8 +70,12 @@ class PeerMemory {
  public:
   PeerMemory(ControlBlock& control, const std::vector<int>& processes)
       : control_(control), processes_(processes), freed_(processes.size(), 0) {}
-  // The address in this process of the buffer that rank `r` described. Requires operation.segment != kPrivate.
-  char* map(int r, const Operation& operation);
+  // The segment of rank `r` that holds the place, which must not be private memory. Throws PeerMemoryError.
+  std::shared_ptr<Segment> segment(int r, const Place& place);
+  // The address in this process of the buffer that rank `r` described.
+  char* map(int r, const Operation& operation) {
+    return segment(r, {operation.segment, operation.generation, operation.offset})->data() + operation.offset;
+  }
   // Unmaps what peers have given back since the last call.
   void sweep();
 

@@ -110,8 +110,8 @@ std::shared_ptr<Segment> Segment::open(int pid, int fd) {
   const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
   const int opened = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (opened < 0)
-    throw std::runtime_error(system_error("cannot open the shared memory of process " + std::to_string(pid) + " at " +
-                                          path + " (another user, another container, or it has ended)"));
+    throw PeerMemoryError(system_error("cannot open the shared memory of process " + std::to_string(pid) + " at " +
+                                       path + " (another user, another container, or it has ended)"));
   return adopt(opened);
 }
 

@@ -3,14 +3,21 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 
 namespace pyparallel::shm {
+
+// The memory of another process cannot be opened: it has ended, or this one may not.
+struct PeerMemoryError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 class Segment {
  public:
   // New zeroed memory with every page in place. Throws OutOfMemoryError with the bytes asked for and available.
   static std::shared_ptr<Segment> create(std::uint64_t num_bytes);
   // The segment that process `pid` holds as file descriptor `fd`. A process that maps a segment twice gets one mapping.
+  // Throws PeerMemoryError.
   static std::shared_ptr<Segment> open(int pid, int fd);
 
   ~Segment();

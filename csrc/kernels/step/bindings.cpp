@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "core/device_tables.hpp"
 #include "core/error.hpp"
 #include "kernels/adafactor.hpp"
 #include "kernels/adagrad.hpp"
@@ -58,14 +59,18 @@ class StepTable {
   using OnCpu = void (*)(const StepTensor*, Count, const StepTypes&, const Hyper&, const StepControl&, int threads);
   template <class Hyper>
   using OnCuda = void (*)(const StepTensor*, Count, const StepTypes&, const Hyper&, const StepControl&, int device,
-                          void* stream);
+                          void* stream, DeviceTables*);
 
   template <class Hyper, OnCpu<Hyper> kCpu, OnCuda<Hyper> kCuda>
-  void step(const Hyper& hyper, const StepControl& control, int device, std::uintptr_t stream, int threads) const {
+  void step(const Hyper& hyper, const StepControl& control, int device, std::uintptr_t stream, int threads) {
     const auto count = static_cast<Count>(tensors_.size());
     py::gil_scoped_release release;
     if (device < 0) return kCpu(tensors_.data(), count, types_, hyper, control, threads);
-    kCuda(tensors_.data(), count, types_, hyper, control, device, pointer<void>(stream));
+#if PYPARALLEL_CUDA
+    kCuda(tensors_.data(), count, types_, hyper, control, device, pointer<void>(stream), &tables_);
+#else
+    kCuda(tensors_.data(), count, types_, hyper, control, device, pointer<void>(stream), nullptr);
+#endif
   }
 
  private:
@@ -79,15 +84,22 @@ class StepTable {
       auto& place = member(tensors_[i]);
       place = reinterpret_cast<std::remove_reference_t<decltype(place)>>(column[i]);
     }
+#if PYPARALLEL_CUDA
+    tables_.change();
+#endif
   }
 
   StepTypes types_;
   std::vector<StepTensor> tensors_;
+#if PYPARALLEL_CUDA
+  DeviceTables tables_;  // of tensors_
+#endif
 };
 
 #if !PYPARALLEL_CUDA
 template <class Hyper>
-void without_cuda(const StepTensor*, std::int64_t, const StepTypes&, const Hyper&, const StepControl&, int, void*) {
+void without_cuda(const StepTensor*, std::int64_t, const StepTypes&, const Hyper&, const StepControl&, int, void*,
+                  DeviceTables*) {
   no_cuda();
 }
 #define PP_ON_CUDA(name, Hyper) without_cuda<Hyper>

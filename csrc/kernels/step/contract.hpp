@@ -7,6 +7,8 @@
 
 namespace pyparallel {
 
+class DeviceTables;
+
 inline constexpr int kMaxStates = 3;
 
 // How a parameter of 16 bits keeps what its own bits cannot.
@@ -90,11 +92,12 @@ struct Variants {};
 
 // The two functions of an optimizer. Both step `count` tensors in one call; tensors with numel 0 only count their step.
 // On the CPU `threads` >= 1 work and the call returns when done; on CUDA it is enqueued on `stream` (a cudaStream_t) of
-// `device`, never synchronises, and throws CudaError.
+// `device`, never synchronises, and throws CudaError. `tables`: null, or those of this list, told of its changes; with
+// them a list of any length is one launch, without them one per ChunkTable.
 #define PP_DECLARE_STEP(name, Hyper)                                                                          \
   void name##_cpu(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const Hyper& hyper,  \
                   const StepControl& control, int threads);                                                   \
   void name##_cuda(const StepTensor* tensors, std::int64_t count, const StepTypes& types, const Hyper& hyper, \
-                   const StepControl& control, int device, void* stream)
+                   const StepControl& control, int device, void* stream, DeviceTables* tables)
 
 }  // namespace pyparallel

@@ -38,6 +38,13 @@ static __global__ void __launch_bounds__(kStepThreads)
   if (i < table.count && !is_skipped(control)) *table.steps[i] += 1.0f;
 }
 
+// The same for a long list.
+static __global__ void __launch_bounds__(kStepThreads)
+    advance_long_kernel(const StepTensor* tensors, std::int64_t count, const __grid_constant__ StepControl control) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count && tensors[i].step != nullptr && !is_skipped(control)) *tensors[i].step += 1.0f;
+}
+
 // ---- elements ----
 
 // Reads, updates and writes `kCount` elements from `index` on; for kCount > 1 every array is aligned for that.
@@ -118,9 +125,9 @@ struct StepChunk {
                                        double ahead = 0.0) {
     using Scalars = StepScalars<Rule, Real>;
     GPU_SHARED(Scalars, shared, 1);
-    const ChunkIndex index = find_chunk(table, blockIdx.x);
-    tensor = table.items[index.item];
-    number = index.number;
+    const ItemChunk<StepTensor> found = find_item_chunk(table, blockIdx.x);
+    tensor = found.item;
+    number = found.number;
     if (threadIdx.x == 0) {
       const double step = tensor.step != nullptr ? static_cast<double>(*tensor.step) + ahead : 1.0;
       shared[0] = step_scalars<Rule, Real>(arguments.hyper, arguments.control, step, tensor.factor, tensor.number);
@@ -176,29 +183,36 @@ inline void advance_steps(const StepTensor* tensors, std::int64_t count, const S
   }
 }
 
+inline void advance_long(const ChunkTable<StepTensor>& table, const StepControl& control, cudaStream_t stream) {
+  const int threads = block_threads(kStepThreads);
+  launch({"optimizer: step counts", chunk_count(table.count, threads), threads, stream}, advance_long_kernel,
+         table.long_items, std::int64_t{table.count}, control);
+}
+
 template <class Hyper, class Rule, class... Rest>
 void step_cuda(Variants<Rule, Rest...>, const char* name, const StepTensor* tensors, std::int64_t count,
                const StepTypes& types, const Hyper& hyper, const StepControl& control, int device, void* stream_handle,
-               int variant) {
+               DeviceTables* tables, int variant) {
   if constexpr (sizeof...(Rest) > 0)
     if (variant > 0)
-      return step_cuda(Variants<Rest...>{}, name, tensors, count, types, hyper, control, device, stream_handle,
+      return step_cuda(Variants<Rest...>{}, name, tensors, count, types, hyper, control, device, stream_handle, tables,
                        variant - 1);
   check_step<Rule>(name, tensors, count, types);
   if (count == 0) return;
   const DeviceGuard guard(device);
   const auto stream = static_cast<cudaStream_t>(stream_handle);
-  if (control.advance) advance_steps(tensors, count, control, stream);
+  const bool is_long = tables != nullptr && count > ChunkTable<StepTensor>::kCapacity;
+  if (control.advance && !is_long) advance_steps(tensors, count, control, stream);
   const auto kernel = types.param == DType::kFloat64                      ? step_kernel<Rule, double>
                       : types.state == DType::kUInt8 && Rule::kStates > 0 ? step_moments_kernel<Rule>
                                                                           : step_kernel<Rule, float>;
-  for_each_table<StepTensor>(
-      tensors, count, chunk_for_device(total_numel(tensors, count), device),
-      [](const StepTensor& tensor) { return tensor; },
-      [&](const ChunkTable<StepTensor>& table, std::int64_t blocks) {
-        launch({name, blocks, block_threads(kStepThreads), stream}, kernel, table,
-               StepArguments<Rule>{hyper, control, types});
-      });
+  for_each_table(tensors, count, chunk_for_device(total_numel(tensors, count), device), tables, device, stream,
+                 [&](const ChunkTable<StepTensor>& table, std::int64_t blocks) {
+                   if (control.advance && is_long) advance_long(table, control, stream);
+                   if (blocks == 0) return;
+                   launch({name, blocks, block_threads(kStepThreads), stream}, kernel, table,
+                          StepArguments<Rule>{hyper, control, types});
+                 });
 }
 
 }  // namespace pyparallel

@@ -100,15 +100,6 @@ struct RawLanes<kCount, double> {
 
 // ---- 8-bit moments ----
 
-__device__ __forceinline__ std::uint32_t warp_largest(std::uint32_t value) {
-#pragma unroll
-  for (int distance = kWarpThreads / 2; distance > 0; distance /= 2) {
-    const std::uint32_t other = __shfl_xor_sync(0xffffffffu, value, distance);
-    value = other > value ? other : value;
-  }
-  return value;
-}
-
 template <class Rule>
 __device__ __forceinline__ float moment_of(int k, std::uint8_t code, float scale) {
   return (Rule::kSigned >> k & 1u) != 0 ? from_moment<true>(code, scale) : from_moment<false>(code, scale);

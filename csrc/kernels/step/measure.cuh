@@ -140,11 +140,14 @@ template <class Rule>
 __global__ void __launch_bounds__(kStepThreads) factor_kernel(const __grid_constant__ ChunkTable<StepTensor> table,
                                                               const __grid_constant__ StepArguments<Rule> arguments) {
   if (is_skipped(arguments.control)) return;
-  const StepTensor& t = table.items[blockIdx.x];
+  const bool is_long = table.long_items != nullptr;
+  const StepTensor t = is_long ? table.long_items[blockIdx.x] : table.items[blockIdx.x];
+  if (t.numel == 0) return;
   const Sums* const partials = static_cast<const Sums*>(arguments.control.workspace);
-  const std::int64_t end = table.first_block[blockIdx.x + 1];
+  const std::int64_t begin = is_long ? table.long_first_block[blockIdx.x] : table.first_block[blockIdx.x];
+  const std::int64_t end = is_long ? table.long_first_block[blockIdx.x + 1] : table.first_block[blockIdx.x + 1];
   Sums sums{};
-  for (std::int64_t i = table.first_block[blockIdx.x] + threadIdx.x; i < end; i += blockDim.x)
+  for (std::int64_t i = begin + threadIdx.x; i < end; i += blockDim.x)
     for (int k = 0; k < kSums; ++k) sums.at[k] += partials[i].at[k];
   double total[kSums];
 #pragma unroll
@@ -159,7 +162,8 @@ __global__ void __launch_bounds__(kStepThreads) factor_kernel(const __grid_const
 // Before the step_cuda of `Step`, whose step counts it finds not yet advanced.
 template <class Rule, class Step>
 void measure_cuda(const char* name, const StepTensor* tensors, std::int64_t count, const StepTypes& types,
-                  const typename Rule::Hyper& hyper, const StepControl& control, int device, void* stream_handle) {
+                  const typename Rule::Hyper& hyper, const StepControl& control, int device, void* stream_handle,
+                  DeviceTables* tables) {
   check_step<Step>(name, tensors, count, types);
   check_factors(name, tensors, count);
   if (count == 0) return;
@@ -170,14 +174,13 @@ void measure_cuda(const char* name, const StepTensor* tensors, std::int64_t coun
   const auto kernel = types.param == DType::kFloat64           ? measure_kernel<Rule, double>
                       : types.state == DType::kUInt8 && kCoded ? measure_moments_kernel<Rule>
                                                                : measure_kernel<Rule, float>;
-  for_each_table<StepTensor>(
-      tensors, count, chunk_for_blocks(total_numel(tensors, count), kMeasureChunks),
-      [](const StepTensor& tensor) { return tensor; },
-      [&](const ChunkTable<StepTensor>& table, std::int64_t blocks) {
-        const StepArguments<Rule> arguments{hyper, control, types};
-        launch({name, blocks, threads, stream}, kernel, table, arguments);
-        launch({name, table.count, threads, stream}, factor_kernel<Rule>, table, arguments);
-      });
+  for_each_table(tensors, count, chunk_for_blocks(total_numel(tensors, count), kMeasureChunks), tables, device, stream,
+                 [&](const ChunkTable<StepTensor>& table, std::int64_t blocks) {
+                   if (blocks == 0) return;
+                   const StepArguments<Rule> arguments{hyper, control, types};
+                   launch({name, blocks, threads, stream}, kernel, table, arguments);
+                   launch({name, table.count, threads, stream}, factor_kernel<Rule>, table, arguments);
+                 });
 }
 
 }  // namespace pyparallel

@@ -2,23 +2,11 @@
 // same bits on the CPU and on CUDA.
 #pragma once
 #include <cstdint>
-#include <cstring>
 
+#include "core/bits.hpp"
 #include "core/macros.hpp"
 
 namespace pyparallel {
-
-PP_HOST_DEVICE std::uint32_t bits_of(float value) {
-  std::uint32_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-PP_HOST_DEVICE float float_of(std::uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 // ---- random bits: a hash of what is rounded, so that a run can be repeated anywhere and resumed ----
 
@@ -95,13 +83,6 @@ PP_HOST_DEVICE std::int64_t moment_blocks(std::int64_t numel) { return (numel + 
 PP_HOST_DEVICE std::int64_t moment_scales_offset(std::int64_t numel) { return (numel + 3) / 4 * 4; }
 PP_HOST_DEVICE std::int64_t moment_bytes(std::int64_t numel) {
   return moment_scales_offset(numel) + 4 * moment_blocks(numel);
-}
-
-// Of a block's values one by one: the bits of their largest magnitude. As integers, NaN is larger than all else and so
-// spreads over its block.
-PP_HOST_DEVICE std::uint32_t larger_magnitude(std::uint32_t largest, float value) {
-  const std::uint32_t magnitude = bits_of(value) & 0x7fffffffu;
-  return magnitude > largest ? magnitude : largest;
 }
 
 // 0 where the reciprocal would overflow: such a block is stored as zeros.

@@ -38,7 +38,7 @@ void works_complete_in_issue_order(int world_size, bool background) {
       const float expected = static_cast<float>(world_size * (world_size + 1)) / 2;
       for (std::size_t i = 0; i < operands.size(); ++i) {
         for (float value : operands[i]) CHECK_EQUAL(value, expected);
-        CHECK_EQUAL(works[i]->submitted_ns <= works[i]->ended_ns, true);
+        CHECK_EQUAL(works[i]->submitted_ns <= works[i]->ended_ns.load(), true);
         CHECK_EQUAL(works[i]->waited_ns <= works[i]->ended_ns - works[i]->started_ns + 1000000, true);
       }
     }

@@ -15,7 +15,7 @@ template <class Hyper>
 struct StepFunctions {
   void (*cpu)(const StepTensor*, std::int64_t, const StepTypes&, const Hyper&, const StepControl&, int threads);
   void (*cuda)(const StepTensor*, std::int64_t, const StepTypes&, const Hyper&, const StepControl&, int device,
-               void* stream);
+               void* stream, DeviceTables* tables);
   bool measures = false;
 };
 
@@ -106,7 +106,7 @@ void follows_the_cpu(const StepFunctions<Hyper>& functions, const Hyper& hyper, 
   for (int steps = 0; steps < 2; ++steps) {
     for (Parameter& parameter : parameters) parameter.grad.fill_normal(random);
     functions.cpu(host.data(), count, types, hyper, control(scalars.host.data()), 1);
-    functions.cuda(device.data(), count, types, hyper, control(scalars.device.data()), 0, stream);
+    functions.cuda(device.data(), count, types, hyper, control(scalars.device.data()), 0, stream, nullptr);
     synchronize();
   }
   for (const Parameter& parameter : parameters) parameter.check(!functions.measures);
@@ -126,7 +126,7 @@ void any_found_inf_skips(const StepFunctions<Hyper>& functions, const Hyper& hyp
   control.workspace = workspace.data();
   const StepTensor view = parameter.view(0, [](TwinTensor& twin) { return twin.device.data(); });
   const TestStream stream;
-  functions.cuda(&view, 1, types, hyper, control, 0, stream);
+  functions.cuda(&view, 1, types, hyper, control, 0, stream, nullptr);
   synchronize();
   parameter.check();  // as it was
 }

@@ -12,7 +12,7 @@ namespace pyparallel {
 using Bytes = std::vector<unsigned char>;
 
 inline constexpr DType kFloatingTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
-inline constexpr DType kIntegerTypes[] = {DType::kInt32, DType::kInt64, DType::kUInt8};
+inline constexpr DType kIntegerTypes[] = {DType::kInt32, DType::kInt64, DType::kUInt8, DType::kInt8, DType::kInt16};
 
 inline void write_element(void* array, DType dtype, std::size_t i, double value) {
   using namespace PP_ISA;
@@ -47,6 +47,10 @@ inline double read_element(const void* array, DType dtype, std::size_t i) {
       return static_cast<double>(static_cast<const std::int64_t*>(array)[i]);
     case DType::kUInt8:
       return static_cast<const std::uint8_t*>(array)[i];
+    case DType::kInt8:
+      return static_cast<const std::int8_t*>(array)[i];
+    case DType::kInt16:
+      return static_cast<const std::int16_t*>(array)[i];
     default:
       return static_cast<const float*>(array)[i];
   }

@@ -191,6 +191,8 @@ void refuses_what_it_cannot_combine() {
   call.scale = 1.0;
   call.factors = &factor;
   CHECK_THROWS(accumulate_cpu(call, nullptr, 1), InvalidArgument);
+  call = {&value, sources, 1, 1, DType::kComplex64};
+  CHECK_THROWS(accumulate_cpu(call, nullptr, 1), InvalidArgument);
   call = {&value, sources, 1, -1, DType::kFloat32};
   CHECK_THROWS(accumulate_cpu(call, nullptr, 1), InvalidArgument);
   call = {&value, sources, 1, 1, DType::kFloat32, Accumulation::kMax};
@@ -207,6 +209,8 @@ int main() {
   all_of<Float16>(DType::kFloat16, random);
   all_of<std::int32_t>(DType::kInt32, random);
   all_of<std::int64_t>(DType::kInt64, random);
+  all_of<std::int16_t>(DType::kInt16, random);
+  all_of<std::int8_t>(DType::kInt8, random);
   all_of<std::uint8_t>(DType::kUInt8, random);
   nan_wins();
   rounds_once();

@@ -1,0 +1,131 @@
+// The ways of each reduction: through slots when small, straight between shared buffers, or in pieces through bounce
+// buffers when an operand is ordinary memory. Rank order of summation everywhere, one rounding.
+//
+//   slots          copy in | all posted | every rank combines all slots
+//   shared         all posted | rank r combines part r of all buffers and writes it to all of them | all finished
+//   one phase      per piece: copy in | all filled | who wants the result combines all pieces
+//   two phases     per piece: copy in | all filled | rank r combines part r | all reduced | copy the other parts out
+#include "comm/shm/pieces.hpp"
+
+namespace pyparallel::shm {
+
+// Combines buffers_, one source per rank.
+void Communicator::combine_sources(char* const* targets, int target_count, std::uint64_t bytes, const Collective& c) {
+  Combination combination{c.reduction, world_size_};
+  if (c.reduction == Reduction::kPremultiplied) {
+    for (int r = 0; r < world_size_; ++r) factors_[r] = operation(r).factor;
+    combination.factors = factors_.data();
+  }
+  combine(targets, target_count, buffers_.data(), world_size_, static_cast<std::int64_t>(bytes / item_size(c.dtype)),
+          c.dtype, combination);
+}
+
+void Communicator::all_reduce(const Collective& c) {
+  if (through_slot(c)) {
+    for (int r = 0; r < world_size_; ++r) buffers_[r] = control_.slot(r, sequence_);
+    char* target = c.output;
+    return combine_sources(&target, 1, c.count * item_size(c.dtype), c);
+  }
+  if (all_shared()) return all_reduce_shared(c);
+  // Two ranks add every piece twice rather than wait once more.
+  if (world_size_ <= 2) return reduce_one_phase(c, true);
+  return all_reduce_two_phase(c);
+}
+
+void Communicator::reduce(const Collective& c) {
+  const bool wanted = rank_ == c.root;
+  if (!through_slot(c)) return all_shared() ? all_reduce_shared(c) : reduce_one_phase(c, wanted);
+  if (!wanted) return;
+  for (int r = 0; r < world_size_; ++r) buffers_[r] = control_.slot(r, sequence_);
+  char* target = c.output;
+  combine_sources(&target, 1, c.count * item_size(c.dtype), c);
+}
+
+// All ranks' buffers are written, or only the root's in a reduce.
+void Communicator::all_reduce_shared(const Collective& c) {
+  const std::uint64_t bytes = c.count * item_size(c.dtype);
+  const std::uint64_t begin = part_begin(bytes, rank_, world_size_), end = part_begin(bytes, rank_ + 1, world_size_);
+  for (char*& buffer : buffers_) buffer += begin;
+  const bool everywhere = c.kind == Kind::kAllReduce;
+  combine_sources(buffers_.data() + (everywhere ? 0 : c.root), everywhere ? world_size_ : 1, end - begin, c);
+  finish_shared();
+}
+
+void Communicator::reduce_one_phase(const Collective& c, bool wanted) {
+  const std::uint64_t bytes = c.count * item_size(c.dtype);
+  exchange(
+      pieces_of(bytes, kPieceBytes), c.kind == Kind::kAllReduce || !wanted,
+      [&](std::uint64_t p, char* bounce) {
+        stream_copy(bounce, c.input + p * kPieceBytes, piece_size(bytes, p, kPieceBytes));
+      },
+      [&](std::uint64_t p, std::uint32_t number) {
+        if (!wanted) return;
+        char* target = c.output + p * kPieceBytes;
+        await_all(&RankBlock::filled, number);
+        for (int r = 0; r < world_size_; ++r) buffers_[r] = r == rank_ ? target : control_.bounce(r, number);
+        combine_sources(&target, 1, piece_size(bytes, p, kPieceBytes), c);
+      });
+}
+
+void Communicator::all_reduce_two_phase(const Collective& c) {
+  const std::uint64_t bytes = c.count * item_size(c.dtype);
+  const auto begin = [&](std::uint64_t p, int r) {
+    return part_begin(piece_size(bytes, p, kPieceBytes), r, world_size_);
+  };
+  exchange(
+      pieces_of(bytes, kPieceBytes), true,
+      [&](std::uint64_t p, char* bounce) {  // all but the own part, which is read where it lies
+        const char* const source = c.input + p * kPieceBytes;
+        const std::uint64_t own_begin = begin(p, rank_), own_end = begin(p, rank_ + 1);
+        stream_copy(bounce, source, own_begin);
+        stream_copy(bounce + own_end, source + own_end, piece_size(bytes, p, kPieceBytes) - own_end);
+      },
+      [&](std::uint64_t p, std::uint32_t number) {
+        char* const piece = c.output + p * kPieceBytes;
+        const std::uint64_t own = begin(p, rank_), own_bytes = begin(p, rank_ + 1) - own;
+        await_all(&RankBlock::filled, number);
+        for (int r = 0; r < world_size_; ++r) buffers_[r] = (r == rank_ ? piece : control_.bounce(r, number)) + own;
+        char* targets[2] = {piece + own, control_.bounce(rank_, number) + own};
+        combine_sources(targets, 2, own_bytes, c);
+        publish(control_.rank(rank_).reduced, number);
+        for (int step = 1; step < world_size_; ++step) {
+          const int r = (rank_ + step) % world_size_;
+          await(&RankBlock::reduced, r, number);
+          copy(piece + begin(p, r), control_.bounce(r, number) + begin(p, r), begin(p, r + 1) - begin(p, r));
+        }
+      });
+}
+
+void Communicator::reduce_scatter(const Collective& c) {
+  const std::uint64_t bytes = c.count * item_size(c.dtype);
+  const auto part = [&](int r) { return static_cast<std::uint64_t>(r) * bytes; };
+  const bool slots = through_slot(c);
+  if (slots || all_shared()) {
+    for (int r = 0; r < world_size_; ++r)
+      buffers_[r] = (slots ? control_.slot(r, sequence_) : buffers_[r]) + part(rank_);
+    char* target = c.output;
+    combine_sources(&target, 1, bytes, c);
+    if (!slots) finish_shared();
+    return;
+  }
+  // A piece of the bounce buffer holds one sub-piece for every rank.
+  const std::uint64_t sub_piece = kPieceBytes / static_cast<std::uint64_t>(world_size_) / kLine * kLine;
+  exchange(
+      pieces_of(bytes, sub_piece), true,
+      [&](std::uint64_t p, char* bounce) {
+        for (int r = 0; r < world_size_; ++r)
+          if (r != rank_)
+            stream_copy(bounce + static_cast<std::uint64_t>(r) * sub_piece, c.input + part(r) + p * sub_piece,
+                        piece_size(bytes, p, sub_piece));
+      },
+      [&](std::uint64_t p, std::uint32_t number) {
+        await_all(&RankBlock::filled, number);
+        for (int r = 0; r < world_size_; ++r)
+          buffers_[r] = r == rank_ ? const_cast<char*>(c.input) + part(rank_) + p * sub_piece
+                                   : control_.bounce(r, number) + static_cast<std::uint64_t>(rank_) * sub_piece;
+        char* target = c.output + p * sub_piece;
+        combine_sources(&target, 1, piece_size(bytes, p, sub_piece), c);
+      });
+}
+
+}  // namespace pyparallel::shm

@@ -1,0 +1,66 @@
+"""The flight record of a communicator: who did what last and who waits for whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyparallel._native import core
+
+Record = dict[str, Any]
+DIRECTORY_VARIABLE = "PYPARALLEL_FLIGHT_DIR"
+
+
+def record(native: core.ShmCommunicator, *, rank: int, world_size: int) -> Record:
+    """What all ranks did last, as this rank sees it now.
+
+    Returns:
+        ``rank``, ``world_size``, ``taken_ns`` and ``waiting`` (who waits for whom, in words), and
+        ``ranks``: for each its process, whether it left or failed, whom it ``waits`` for and its
+        last 64 ``operations``. A wait shows up after 20 ms. Times are nanoseconds of
+        time.monotonic_ns(), which the ranks of a host share.
+    """
+    return _assemble(native.flight_record(), native.who_waits(), rank, world_size)
+
+
+def dump_on_failure(native: core.ShmCommunicator, *, rank: int, world_size: int) -> None:
+    """Lets the first failed wait write the record to PYPARALLEL_FLIGHT_DIR, if that is set."""
+    directory = os.environ.get(DIRECTORY_VARIABLE)
+    if directory:
+        native.set_on_failure(_writer(Path(directory), rank, world_size))
+
+
+def write(path: Path, content: Record) -> None:
+    """Writes a record as JSON; whoever reads the path sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=1))
+    draft.replace(path)
+
+
+def _assemble(ranks: list[Record], waiting: str, rank: int, world_size: int) -> Record:
+    return {
+        "rank": rank,
+        "world_size": world_size,
+        "taken_ns": time.monotonic_ns(),
+        "waiting": waiting,
+        "ranks": ranks,
+    }
+
+
+# Holds nothing of the communicator: the core keeps it.
+def _writer(
+    directory: Path, rank: int, world_size: int
+) -> Callable[[str, list[Record], str], None]:
+    def write_failure(error: str, ranks: list[Record], waiting: str) -> None:
+        path = directory / f"flight-rank{rank}-process{os.getpid()}-{time.time_ns()}.json"
+        try:
+            write(path, {**_assemble(ranks, waiting, rank, world_size), "error": error})
+        except OSError as failure:  # the communicator's error matters more
+            os.write(2, f"pyparallel: cannot write the flight record: {failure}\n".encode())
+
+    return write_failure
