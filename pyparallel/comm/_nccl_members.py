@@ -14,6 +14,7 @@ from pyparallel.comm._nccl_library import libraries_beside_torch, named_library
 from pyparallel.comm.watch import Failure, FailureWatch
 from pyparallel.errors import (
     CollectiveTimeoutError,
+    CudaError,
     NcclError,
     PeerFailedError,
     PeerLostError,
@@ -130,7 +131,7 @@ class Members:
     def tell(self, error: Exception) -> None:
         """Tells the others of an error that has ended this rank's communicators."""
         known = isinstance(error, (PeerLostError, PeerFailedError))
-        if known or not isinstance(error, (NcclError, CollectiveTimeoutError)):
+        if known or not isinstance(error, (NcclError, CudaError, CollectiveTimeoutError)):
             return
         self._watch.fail("", str(error))
 

@@ -79,6 +79,11 @@ class NcclCommunicator {
       native_.reset();
   }
 
+  // A forked child leaves its parent's alone.
+  void close() {
+    if (getpid() == process_) native_->close();
+  }
+
   Communicator& native() const {
     if (getpid() != process_)
       throw InvalidArgument("this communicator belongs to process " + std::to_string(process_) +
@@ -133,7 +138,7 @@ void register_life(py::class_<Self>& communicator) {
       .def(
           "finish", [](Self& self) { self.native().finish(); }, Release())
       .def(
-          "close", [](Self& self) { self.native().close(); }, Release())
+          "close", [](Self& self) { self.close(); }, Release())
       .def_property_readonly("failed", [](const Self& self) { return self.native().error() != nullptr; })
       .def_property_readonly("rank", [](const Self& self) { return self.native().rank(); })
       .def_property_readonly("world_size", [](const Self& self) { return self.native().world_size(); });

@@ -253,7 +253,13 @@ Communicator::WorkPointer Communicator::submit(std::string description, int peer
   check_cuda(cudaEventRecord(events_.back(), caller), "cudaEventRecord");
   check_cuda(cudaStreamWaitEvent(comm_stream_, events_.back(), 0), "cudaStreamWaitEvent");
   if (!capturing_) check_cuda(cudaEventRecord(work->start_.get(), comm_stream_), "cudaEventRecord");
-  enqueue();
+  try {
+    enqueue();
+  } catch (const InvalidArgument&) {
+    throw;  // refused before anything was enqueued
+  } catch (const std::exception&) {
+    fail_with(std::current_exception());  // halfway: the ranks are out of step
+  }
   check_cuda(cudaEventRecord(work->end_.get(), comm_stream_), "cudaEventRecord");
   if (capturing_) return work;
   const std::lock_guard<std::mutex> state(state_mutex_);
