@@ -209,7 +209,8 @@ class GroupCommunicator:
             dist.destroy_process_group(self._group)
 
     def _check_algorithm(self, what: str, algorithm: Algorithm) -> None:
-        check_algorithm(what, algorithm, *(["nccl"] if self._nccl else []))
+        known: tuple[Algorithm, ...] = ("nccl",) if self._nccl else ()
+        check_algorithm(what, algorithm, *known)
 
     def _operand(self, what: str, tensor: Tensor, op: Op, options: Any) -> tuple[Tensor, Any]:
         """What travels instead of the tensor, and the options with torch's reduction."""
