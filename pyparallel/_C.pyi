@@ -185,6 +185,55 @@ def sum_of_squares(
 ) -> None: ...
 def sum_of_squares_workspace(tensors: Sequence[int], numels: Sequence[int], device: int) -> int: ...
 
+class Accumulation:
+    sum: ClassVar[Accumulation]
+    product: ClassVar[Accumulation]
+    max: ClassVar[Accumulation]
+    min: ClassVar[Accumulation]
+    __members__: ClassVar[dict[str, Accumulation]]
+
+def accumulate(
+    output: int,
+    sources: Sequence[int],
+    factors: Sequence[float],
+    count: int,
+    dtype: int,
+    op: Accumulation,
+    scale: float,
+    squares: int,
+    workspace: int,
+    device: int,
+    stream: int,
+    threads: int,
+) -> None: ...
+def accumulate_workspace(count: int, device: int) -> int: ...
+def encode_blocks(
+    values: int,
+    dtype: int,
+    error: int,
+    codes: int,
+    scales: int,
+    count: int,
+    device: int,
+    stream: int,
+    threads: int,
+) -> None: ...
+def decode_blocks(
+    codes: int,
+    codes_stride: int,
+    scales: int,
+    scales_stride: int,
+    sources: int,
+    output: int,
+    dtype: int,
+    count: int,
+    factor: float,
+    add: bool,
+    device: int,
+    stream: int,
+    threads: int,
+) -> None: ...
+
 class Work:
     @property
     def completed(self) -> bool: ...
