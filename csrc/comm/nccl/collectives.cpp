@@ -65,6 +65,8 @@ DataType data_type(DType dtype) {
       return DataType::kInt64;
     case DType::kUInt8:
       return DataType::kUint8;
+    case DType::kInt8:
+      return DataType::kInt8;
     default:
       throw InvalidArgument(std::string("NCCL does not combine ") + name(dtype));
   }
