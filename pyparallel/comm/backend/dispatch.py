@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -115,9 +116,11 @@ class Dispatcher:
 
     def _copy_results(self) -> None:
         """Settles completed works that nobody waited for: their results are still to be copied."""
-        waiting = self._with_results_to_copy
-        while waiting and waiting[0].is_completed():
-            waiting.popleft()
+        for work in tuple(self._with_results_to_copy):
+            if not work.is_completed():
+                return
+            with suppress(ValueError):  # another thread was first
+                self._with_results_to_copy.remove(work)
 
 
 def routed(method: Method, name: str = "") -> Method:
