@@ -77,17 +77,20 @@ control = core.ShmCommunicator.create_control(2)  # two ranks as two threads of 
 ranks = [core.ShmCommunicator(control, rank, [os.getpid()] * 2, 20.0) for rank in (0, 1)]
 operands = {
     dtype: [torch.randn(20_011).mul_(100).to(dtype) for _ in ranks]
-    for dtype in (*floats, torch.int32, torch.int64, torch.uint8)
+    for dtype in (*floats, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 }
 def collective(rank):
     ranks[rank].join()
     for dtype, tensors in operands.items():
         for name, op in core.Reduction.__members__.items():
-            if name == "mean" and not dtype.is_floating_point:
+            if name in ("mean", "premultiplied") and not dtype.is_floating_point:
                 continue
             tensor = tensors[rank].clone()
-            code = _tensors.DTYPE_CODES[dtype]
-            work = ranks[rank].all_reduce(tensor.data_ptr(), tensor.numel(), code, op, False)
+            place, code = tensor.data_ptr(), _tensors.DTYPE_CODES[dtype]
+            kind, factor = core.Kind.all_reduce, 0.3 - rank
+            work = ranks[rank].combine(
+                kind, place, place, tensor.numel(), code, 0, op, factor, False, False
+            )
             ranks[rank].wait(work)
             result[f"combine {rank} {dtype} {name}"] = tensor
 other = threading.Thread(target=collective, args=(1,))
