@@ -15,8 +15,8 @@ from ranks import errors_of_ranks, run_ranks
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 DTYPES = (*FLOATS, torch.int32, torch.int64)
-# Around the slot (32 KiB), the piece (256 KiB) and their double buffering, in bytes.
-SIZES = (0, 1, 7, 100, 32 << 10, (32 << 10) + 64, 256 << 10, (256 << 10) + 8, 700_001)
+# Around the slot (128 KiB of 2 ranks, less of more), the piece (256 KiB) and double buffering.
+SIZES = (0, 1, 7, 100, 32 << 10, 128 << 10, (128 << 10) + 64, 256 << 10, (256 << 10) + 8, 700_001)
 
 
 def communicator() -> ShmCommunicator:

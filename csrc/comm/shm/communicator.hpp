@@ -1,6 +1,7 @@
 // Collectives between processes of one host through shared memory. Results are combined in rank order, so they are the
 // same bits on every rank and in every run.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -84,7 +85,11 @@ class Communicator {
   const Operation& operation(int r) { return control_.rank(r).operations[sequence_ & 1]; }
   bool all_shared();
   std::uint64_t slot_header(std::uint64_t count) const;  // bytes before the operand in a slot
-  bool fits_slot(std::uint64_t bytes, std::uint64_t count) const { return slot_header(count) + bytes <= kSlotBytes; }
+  // Every rank reads all slots, so the more ranks there are, the sooner it pays to share the work.
+  bool fits_slot(std::uint64_t bytes, std::uint64_t count) const {
+    const std::uint64_t most = 2 * kSlotBytes / static_cast<std::uint64_t>(world_size_);
+    return slot_header(count) + bytes <= std::clamp(most, kSlotBytes / 4, kSlotBytes);
+  }
 
   // reductions.cpp
   void all_reduce(const Collective& c);

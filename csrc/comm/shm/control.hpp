@@ -16,7 +16,7 @@
 namespace pyparallel::shm {
 
 inline constexpr std::uint64_t kMagic = 0x7079706172616c33;   // "pyparal3": the layout's version
-inline constexpr std::uint64_t kSlotBytes = 32 << 10;         // up to here a whole operand goes through its slot
+inline constexpr std::uint64_t kSlotBytes = 128 << 10;        // up to here a whole operand may go through its slot
 inline constexpr std::uint64_t kPieceBytes = 256 << 10;       // larger private operands pass in pieces of this size
 inline constexpr std::uint32_t kMaxSegments = 512;            // live shared allocations of one rank
 inline constexpr std::uint64_t kUnequal = ~std::uint64_t{0};  // Operation::count of an all_to_all with a table of sizes

@@ -22,7 +22,8 @@ void Communicator::combine_sources(char* const* targets, int target_count, std::
 
 void Communicator::all_reduce(const Collective& c) {
   if (through_slot(c)) {
-    for (int r = 0; r < world_size_; ++r) buffers_[r] = control_.slot(r, sequence_);
+    // What this rank gave it reads where it still has it, not where the peers are reading.
+    for (int r = 0; r < world_size_; ++r) buffers_[r] = r == rank_ ? c.output : control_.slot(r, sequence_);
     char* target = c.output;
     return combine_sources(&target, 1, c.count * item_size(c.dtype), c);
   }
@@ -36,7 +37,7 @@ void Communicator::reduce(const Collective& c) {
   const bool wanted = rank_ == c.root;
   if (!through_slot(c)) return all_shared() ? all_reduce_shared(c) : reduce_one_phase(c, wanted);
   if (!wanted) return;
-  for (int r = 0; r < world_size_; ++r) buffers_[r] = control_.slot(r, sequence_);
+  for (int r = 0; r < world_size_; ++r) buffers_[r] = r == rank_ ? c.output : control_.slot(r, sequence_);
   char* target = c.output;
   combine_sources(&target, 1, c.count * item_size(c.dtype), c);
 }

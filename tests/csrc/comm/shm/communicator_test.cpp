@@ -166,8 +166,8 @@ void rings(Communicator& c, std::size_t count, bool shared, int round) {
 void all_values_are_right(int world_size) {
   with_world(world_size, [](Communicator& c) {
     int round = 0;
-    // Around the slot (32 KiB), the piece (256 KiB) and their double buffering.
-    for (std::size_t count : {0, 1, 17, 2048, 8191, 8192, 8193, 65535, 65537, 200003})
+    // Around the slot (128 KiB of 2 ranks, 64 KiB of 4), the piece (256 KiB) and their double buffering.
+    for (std::size_t count : {0, 1, 17, 2048, 16384, 16385, 32767, 32768, 32769, 65535, 65537, 200003})
       for (int mode = 0; mode < 3; ++mode) {
         const bool shared = mode == 1 || (mode == 2 && c.rank() == 0);  // private, shared, mixed
         for (const auto operation : {all_reduces, broadcasts, all_gathers, reduce_scatters, reduces, gathers, scatters})
