@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -210,8 +211,13 @@ def _join_group(
 
 
 def _over_nccl(rank: int, world_size: int, device: torch.device, timeout: float) -> Communicator:
-    """Our NCCL communicator, or torch's group if this build has none."""
+    """Our NCCL communicator, or, with a warning, torch's group if this build has none."""
     if not NcclCommunicator.is_built():
+        warnings.warn(
+            "this build of pyparallel has no CUDA (see pyparallel.features()): operations go "
+            "through torch's NCCL group; build it with nvcc",
+            stacklevel=4,
+        )
         return _own_group("nccl", device)
     store, _, _ = next(iter(rendezvous("env://")))
     return NcclCommunicator(

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 import pyparallel
-from pyparallel.comm import ShmCommunicator, SoloCommunicator
+from pyparallel import context as context_module
+from pyparallel.comm import NcclCommunicator, ShmCommunicator, SoloCommunicator
 from pyparallel.context import context_of
 from ranks import errors_of_ranks, run_ranks
 
@@ -100,3 +101,11 @@ def test_a_wrong_environment_is_named(environment: dict[str, str | None], messag
 def test_a_nan_timeout_is_refused() -> None:
     (error,) = errors_of_ranks(1, start, float("nan"), environment=ALONE)
     assert isinstance(error, ValueError)
+
+
+def test_a_build_without_cuda_says_that_torch_carries_what_is_on_gpus(monkeypatch) -> None:
+    group = object()
+    monkeypatch.setattr(NcclCommunicator, "is_built", staticmethod(lambda: False))
+    monkeypatch.setattr(context_module, "_own_group", lambda *_: group)
+    with pytest.warns(UserWarning, match="no CUDA.*torch's NCCL group"):
+        assert context_module._over_nccl(0, 2, torch.device("cuda"), 1.0) is group

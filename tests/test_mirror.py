@@ -16,6 +16,7 @@ THROUGH_OTHERS = {
     "_native.py": "test_packaging.py",
     "comm/communicator.py": "comm/test_shm.py",
     "comm/compression/state.py": "comm/compression/test_compressor.py",
+    "comm/_colors.py": "comm/test_split.py",
     "comm/links.py": "comm/test_watch.py",
     "comm/hierarchical/between.py": "comm/hierarchical/test_host_failures.py",
     "comm/hierarchical/communicator.py": "comm/hierarchical/test_host_moves.py",

@@ -18,12 +18,12 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from pyparallel._native import core
 from pyparallel.comm import hierarchical
+from pyparallel.comm._colors import Record, ranks_of_color
 from pyparallel.comm.communicator import Communicator
 from pyparallel.comm.shm import ShmCommunicator
 from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.errors import CollectiveTimeoutError
 
-Record = dict[str, Any]
 Exchange = Callable[[Record], Iterator[Record]]
 """Publishes this rank's record and yields all ranks' records in rank order."""
 
@@ -159,14 +159,10 @@ def _splitter(store: Store, timeout_seconds: float) -> hierarchical.Split:
     numbers = itertools.count()  # the same on all ranks: they split in the same order
 
     def split(communicator: Communicator, color: int | None, key: int) -> Communicator | None:
-        own = torch.tensor([color is not None, color or 0, key])
-        wishes = torch.empty(communicator.world_size, 3, dtype=torch.int64)
-        communicator.all_gather(wishes, own).wait()
+        members = ranks_of_color(communicator, color, key)
         number = next(numbers)
-        if color is None:
+        if not members:
             return None
-        same = wishes[:, :2].eq(own[:2]).all(1).nonzero().flatten().tolist()
-        members = sorted(same, key=lambda rank: (int(wishes[rank, 2]), rank))
         return connect(
             PrefixStore(f"split{number}/{color}", store),
             rank=members.index(communicator.rank),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
+from pyparallel.comm._colors import Record, gather_records, ranks_of_color
 from pyparallel.comm.communicator import Communicator
-from pyparallel.comm.rendezvous import Record, meet
+from pyparallel.comm.rendezvous import meet
 from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.comm.torch_group import GroupCommunicator
 
 if TYPE_CHECKING:
     from pyparallel.comm.shm import ShmCommunicator
-
-_RECORD_BYTES = 512
 
 
 def split_shared(
@@ -28,7 +26,7 @@ def split_shared(
     A rank that fails in here fails in the parent, too: nobody waits for it in vain.
     """
     try:
-        ranks = _members(gather_records(parent, _entry(color, key)), parent.rank)
+        ranks = ranks_of_color(parent, color, key)
         if len(ranks) < 2:
             gather_records(parent, {})  # a part in the others' exchange
             return SoloCommunicator(torch.device("cpu")) if ranks else None
@@ -54,7 +52,7 @@ def split_group(
     parent: GroupCommunicator, group: dist.ProcessGroup, color: int | None, key: int
 ) -> GroupCommunicator | SoloCommunicator | None:
     """See Communicator.split, for a group that torch.distributed knows."""
-    ranks = _members(gather_records(parent, _entry(color, key)), parent.rank)
+    ranks = ranks_of_color(parent, color, key)
     if len(ranks) < 2:
         return SoloCommunicator(parent.device) if ranks else None
     members = [dist.get_global_rank(group, rank) for rank in ranks]
@@ -70,35 +68,3 @@ def family(communicator: Communicator) -> Iterator[Communicator]:
     yield communicator
     for part in list(getattr(communicator, "parts", ())):
         yield from family(part)
-
-
-def gather_records(communicator: Communicator, record: Record) -> list[Record]:
-    """Every rank's record, in rank order; collective.
-
-    Raises:
-        ValueError: a record of more than 512 bytes of JSON.
-    """
-    encoded = json.dumps(record).encode()
-    if len(encoded) > _RECORD_BYTES:
-        raise ValueError(f"a record of {len(encoded)} bytes is longer than {_RECORD_BYTES}")
-    device = getattr(communicator, "device", torch.device("cpu"))
-    own = torch.frombuffer(bytearray(encoded.ljust(_RECORD_BYTES)), dtype=torch.uint8).to(device)
-    everyone = own.new_empty(communicator.world_size, _RECORD_BYTES)
-    communicator.all_gather(everyone, own, background=False).wait()
-    return [json.loads(row.numpy().tobytes()) for row in everyone.cpu()]
-
-
-def _entry(color: int | None, key: int) -> Record:
-    for name, value in (("color", color), ("key", key)):
-        if not isinstance(value, int) and not (name == "color" and value is None):
-            raise TypeError(f"split: {name} is {value!r}, not an integer")
-    return {"color": color, "key": key}
-
-
-def _members(entries: list[dict[str, Any]], rank: int) -> list[int]:
-    """The ranks of this rank's color by key, then by rank; none without a color."""
-    color = entries[rank]["color"]
-    if color is None:
-        return []
-    same = (other for other in range(len(entries)) if entries[other]["color"] == color)
-    return sorted(same, key=lambda other: (entries[other]["key"], other))
