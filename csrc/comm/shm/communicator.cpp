@@ -138,7 +138,12 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
     const bool left = control_.rank(r).closed.load(std::memory_order_acquire) != 0;
     if (reached(awaited, target)) break;
     if (flight_ != 0) flights().wait_for(Lane::kCollectives, flight_, r);
-    liveness_.check(left ? r : rank_, doing);
+    try {
+      liveness_.check(left ? r : rank_, doing);
+    } catch (...) {
+      if (reached(awaited, target)) break;  // it came just before somebody failed: that is for the next operation
+      throw;
+    }
     if (abandoned_.load() || (patience_->interrupted && patience_->interrupted()))
       throw Interrupted("rank " + std::to_string(rank_) + " was interrupted in " + doing);
     if (now_ns() > deadline_)
