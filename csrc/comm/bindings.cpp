@@ -231,7 +231,7 @@ void register_work(py::module_& module) {
       .def_readonly("waited_ns", &Work::waited_ns);
 }
 
-void register_memory(py::module_& module) {
+void register_segments(py::module_& module) {
   py::class_<shm::Segment, std::shared_ptr<shm::Segment>>(module, "Segment")
       .def_static("open", &shm::Segment::open, py::arg("pid"), py::arg("fd"))
       .def_property_readonly("fd", &shm::Segment::fd)
@@ -248,7 +248,7 @@ void register_comm(py::module_& module) {
   using shm::Kind;
   using shm::Reduction;
   register_work(module);
-  register_memory(module);
+  register_segments(module);
   register_nccl(module);
   py::enum_<Kind>(module, "Kind")
       .value("all_reduce", Kind::kAllReduce)

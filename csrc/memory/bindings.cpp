@@ -42,8 +42,7 @@ void register_memory(py::module_& module) {
           },
           py::arg("num_bytes"), py::arg("stream"), without_gil)
       .def(
-          "use",
-          [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.use(pointer<void>(data), stream); },
+          "use", [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.use(pointer<void>(data), stream); },
           py::arg("data"), py::arg("stream"), without_gil)
       .def(
           "free", [](Pool& pool, std::uintptr_t data) { pool.free(pointer<void>(data)); }, py::arg("data"), without_gil)

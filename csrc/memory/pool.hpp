@@ -85,7 +85,7 @@ class Pool {
   std::mutex mutex_;  // guards all below
   std::map<StreamId, Streamed> streams_;
   std::map<std::uint64_t, std::unique_ptr<Segment>> segments_;  // by number
-  std::map<std::uint64_t, Block*> last_of_segment_;  // likewise
+  std::map<std::uint64_t, Block*> last_of_segment_;             // likewise
   std::deque<Block> records_;
   std::vector<Block*> unused_;
   std::vector<std::shared_ptr<ThreadCache>> caches_;

@@ -12,10 +12,10 @@ struct Statistics {
   std::uint64_t pending;                  // freed, but other streams may still use it
   std::uint64_t largest_hole;             // the largest free block
   std::uint64_t segments;
-  std::uint64_t allocations, frees;       // of the caller
+  std::uint64_t allocations, frees;  // of the caller
   std::uint64_t upstream_allocations, upstream_releases;
-  std::uint64_t cross_stream_reuses;      // blocks that changed their stream
-  std::uint64_t events;                   // recorded
+  std::uint64_t cross_stream_reuses;  // blocks that changed their stream
+  std::uint64_t events;               // recorded
 };
 
 // A number of bytes and the largest it ever was. Any thread may change it.

@@ -10,7 +10,7 @@ namespace pyparallel::memory {
 
 class ThreadCache {
  public:
-  static constexpr std::uint64_t kLargest = 1 << 20;  // bytes of a block that is kept
+  static constexpr std::uint64_t kLargest = 1 << 20;   // bytes of a block that is kept
   static constexpr std::uint64_t kCapacity = 8 << 20;  // bytes of all blocks that are kept
   static constexpr int kPerSlot = 8;
 

@@ -27,10 +27,10 @@ class Upstream {
   virtual void release(char* data, std::uint64_t num_bytes) noexcept = 0;
 
   virtual StreamId identity(Stream stream) = 0;
-  virtual Event record(Stream stream) = 0;             // after all work that is in the stream now
-  virtual bool passed(Event event) = 0;                // never waits
-  virtual void wait(Stream stream, Event event) = 0;   // the stream's later work waits, the caller does not
-  virtual void synchronize(Event event) = 0;           // the caller waits
+  virtual Event record(Stream stream) = 0;            // after all work that is in the stream now
+  virtual bool passed(Event event) = 0;               // never waits
+  virtual void wait(Stream stream, Event event) = 0;  // the stream's later work waits, the caller does not
+  virtual void synchronize(Event event) = 0;          // the caller waits
   virtual void destroy(Event event) noexcept = 0;
 };
 

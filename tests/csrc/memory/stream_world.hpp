@@ -1,5 +1,5 @@
-// A device of pure bookkeeping: streams with vector clocks, so that a history of uses is proven free of races or the two
-// uses that race are printed.
+// A device of pure bookkeeping: streams with vector clocks, so that a history of uses is proven free of races or the
+// two uses that race are printed.
 //
 // A use happens before another if the other's stream knows of it: it came earlier in the same stream, through an event
 // that the stream waits for, or through the host, which saw an event pass before it enqueued the other.
