@@ -43,7 +43,7 @@ class Pool {
   // Returns segments without live blocks to the upstream, after waiting for pending ones; the bytes returned.
   std::uint64_t trim();
   Statistics statistics();
-  const Upstream& upstream() const { return *upstream_; }
+  std::uint64_t reserved() const { return reserved_.value(); }
 
  private:
   struct Pending {
