@@ -5,7 +5,7 @@
 #include <set>
 #include <vector>
 
-#include "memory/upstream.hpp"
+#include "memory/observer.hpp"
 
 namespace pyparallel::memory {
 
@@ -32,6 +32,7 @@ struct Block {
   std::uint64_t num_bytes = 0;  // a multiple of kAlignment
   std::uint64_t requested = 0;  // bytes that the caller asked for
   StreamId stream = 0;          // in whose order it may be used
+  CallSite site = 0;            // where it was asked for, if the pool is observed
   Segment* segment = nullptr;
   Block *before = nullptr, *after = nullptr;  // neighbours in the segment
   Block* next = nullptr;                      // in a thread's cache

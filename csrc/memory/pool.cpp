@@ -43,7 +43,9 @@ Pool::~Pool() {
 // ---- the caller's side ----
 
 void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
-  if (num_bytes > kUnlimited - (kAlignment - 1)) out_of_memory(num_bytes);
+  Observer* const observer = observer_.load(std::memory_order_acquire);
+  const CallSite site = observer ? observer->call_site() : 0;
+  if (num_bytes > kUnlimited - (kAlignment - 1)) out_of_memory(num_bytes, stream);
   const std::uint64_t rounded = std::max(round_up(num_bytes, kAlignment), kAlignment);
   const StreamId id = upstream_->identity(stream);
   Block* block = thread_cache().take(rounded, id);
@@ -52,11 +54,12 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
     block = find_block(rounded, id, stream);
     blocks_.insert(block);
   }
-  block->requested = num_bytes;
+  block->requested = num_bytes, block->site = site;
   block->state.store(State::kLive, std::memory_order_release);
   live_.add(block->num_bytes);
   requested_.add(num_bytes);
   allocations_.fetch_add(1, std::memory_order_relaxed);
+  if (observer) observer->record({Action::kAllocate, block->data, num_bytes, stream, site});
   return block->data;
 }
 
@@ -82,6 +85,8 @@ void Pool::free(void* data) {
   live_.subtract(block->num_bytes);
   requested_.subtract(block->requested);
   frees_.fetch_add(1, std::memory_order_relaxed);
+  if (Observer* const observer = observer_.load(std::memory_order_acquire))
+    observer->record({Action::kFreeRequested, data, block->requested, 0, observer->call_site()});
   if (block->users.empty() && thread_cache().put(block)) return;
   std::lock_guard<std::mutex> lock(mutex_);
   if (block->users.empty()) return insert_free(block);
@@ -131,7 +136,7 @@ Block* Pool::find_block(std::uint64_t num_bytes, StreamId stream, Stream handle)
   if (Block* block = from_own(num_bytes, own)) return block;
   release_segments();
   if (Block* block = grow(num_bytes, stream)) return block;
-  out_of_memory(num_bytes);
+  out_of_memory(num_bytes, handle);
 }
 
 Block* Pool::from_own(std::uint64_t num_bytes, Streamed& own) {
@@ -172,6 +177,7 @@ Block* Pool::grow(std::uint64_t num_bytes, StreamId stream) {
   reserved_.add(size);
   auto& segment = segments_[next_segment_];
   segment = std::make_unique<Segment>(Segment{data, size, next_segment_++});
+  tell(Action::kSegmentAllocate, data, size, streams_[stream].stream);
   Block* const block = new_block();
   block->data = data, block->num_bytes = size, block->stream = stream, block->segment = segment.get();
   last_of_segment_[segment->number] = block;
@@ -192,6 +198,7 @@ Block* Pool::extend_last(std::uint64_t num_bytes, StreamId stream) {
   reserved_.add(size);
   Block* const added = new_block();
   added->data = segment.data + segment.num_bytes, added->num_bytes = size;
+  tell(Action::kSegmentExtend, added->data, size, streams_[stream].stream);
   added->stream = stream, added->segment = &segment, added->before = last;
   last->after = added;
   segment.num_bytes += size;
@@ -256,6 +263,7 @@ void Pool::insert_free(Block* block) {
 void Pool::release_event(Pending* pending) {
   if (--pending->events > 0) return;
   pending_ -= pending->block->num_bytes;
+  tell(Action::kFreeCompleted, pending->block->data, pending->block->requested, 0);
   insert_free(pending->block);
   delete pending;
 }
@@ -309,6 +317,7 @@ std::uint64_t Pool::release_segments() {
     if (block->before != nullptr || block->state.load(std::memory_order_relaxed) != State::kFree) return false;
     streams_[block->stream].free.erase(block);
     upstream_->release(segment.data, segment.num_bytes);
+    tell(Action::kSegmentRelease, segment.data, segment.num_bytes, 0);
     ++upstream_releases_;
     reserved_.subtract(segment.num_bytes);
     released += segment.num_bytes;
@@ -349,7 +358,19 @@ Statistics Pool::statistics() {
   return s;
 }
 
-void Pool::out_of_memory(std::uint64_t num_bytes) {
+void Pool::observe(std::shared_ptr<Observer> observer) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  observer_.store(observer.get(), std::memory_order_release);
+  if (observer) observers_.push_back(std::move(observer));
+}
+
+void Pool::tell(Action action, const void* data, std::uint64_t num_bytes, Stream stream, CallSite site) {
+  if (Observer* const observer = observer_.load(std::memory_order_acquire))
+    observer->record({action, data, num_bytes, stream, site});
+}
+
+void Pool::out_of_memory(std::uint64_t num_bytes, Stream stream) {
+  tell(Action::kOutOfMemory, nullptr, num_bytes, stream);
   std::uint64_t largest = 0;
   for (const auto& [id, streamed] : streams_)
     if (!streamed.free.blocks().empty()) largest = std::max(largest, (*streamed.free.blocks().rbegin())->num_bytes);

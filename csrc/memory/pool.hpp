@@ -14,6 +14,7 @@
 
 #include "memory/block.hpp"
 #include "memory/block_map.hpp"
+#include "memory/observer.hpp"
 #include "memory/statistics.hpp"
 #include "memory/thread_cache.hpp"
 #include "memory/upstream.hpp"
@@ -43,6 +44,8 @@ class Pool {
   // Returns segments without live blocks to the upstream, after waiting for pending ones; the bytes returned.
   std::uint64_t trim();
   Statistics statistics();
+  // Tells this observer of everything from now on, or nobody. The pool keeps all it ever had until it ends.
+  void observe(std::shared_ptr<Observer> observer);
   std::uint64_t reserved() const { return reserved_.value(); }
 
  private:
@@ -70,7 +73,8 @@ class Pool {
   void gather(StreamId stream);
   std::uint64_t release_segments();
   bool within_limit(std::uint64_t num_bytes) const;
-  [[noreturn]] void out_of_memory(std::uint64_t num_bytes);
+  [[noreturn]] void out_of_memory(std::uint64_t num_bytes, Stream stream);
+  void tell(Action action, const void* data, std::uint64_t num_bytes, Stream stream, CallSite site = 0);
   Streamed& streamed(StreamId id, Stream handle);
   ThreadCache& thread_cache();
   Block* new_block();
@@ -81,6 +85,7 @@ class Pool {
   BlockMap blocks_;
   Gauge live_, requested_;
   std::atomic<std::uint64_t> allocations_{0}, frees_{0};
+  std::atomic<Observer*> observer_{nullptr};  // the last of observers_
 
   std::mutex mutex_;  // guards all below
   std::map<StreamId, Streamed> streams_;
@@ -89,6 +94,7 @@ class Pool {
   std::deque<Block> records_;
   std::vector<Block*> unused_;
   std::vector<std::shared_ptr<ThreadCache>> caches_;
+  std::vector<std::shared_ptr<Observer>> observers_;
   std::uint64_t next_segment_ = 0;
   Gauge reserved_;
   std::uint64_t pending_ = 0, upstream_allocations_ = 0, upstream_releases_ = 0, cross_stream_reuses_ = 0, events_ = 0;
