@@ -1,6 +1,7 @@
 // What a pool tells of itself while somebody watches it.
 #pragma once
 #include <cstdint>
+#include <string>
 
 #include "memory/upstream.hpp"
 
@@ -17,6 +18,7 @@ enum class Action : std::uint8_t {
   kSegmentExtend,
   kSegmentRelease,
   kOutOfMemory,  // `num_bytes` were asked for
+  kListed,       // somebody looked at the pool's blocks: what was told before is in that list
 };
 
 struct Report {
@@ -34,6 +36,8 @@ class Observer {
   virtual CallSite call_site() noexcept = 0;
   // Any thread, perhaps under the pool's lock: calls neither Python nor the pool.
   virtual void record(const Report& report) noexcept = 0;
+  // A place in words, as "train.py:31 in step"; empty for 0. Any thread, likewise.
+  virtual std::string describe(CallSite) const { return {}; }
 };
 
 }  // namespace pyparallel::memory
