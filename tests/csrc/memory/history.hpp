@@ -1,0 +1,267 @@
+// Random histories of pools on several streams and threads, each proven free of races by a StreamWorld or found faulty.
+//
+// The caller of these histories keeps the pool's contract and no more: it orders its own uses of a block, names other
+// streams with use(), and frees at any time. Whatever then races is the pool's fault.
+#pragma once
+#include <functional>
+#include <iostream>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/error.hpp"
+#include "memory/simulated_upstream.hpp"
+
+enum class Do { kAllocate, kUse, kUseAndComeBack, kCopy, kFree, kFreeElsewhere, kFinish, kRenew, kTrim, kEndThread };
+
+// One step. Numbers are taken modulo what there is, so that any part of a history is a history.
+struct Step {
+  Do what;
+  unsigned pool, thread, stream;
+  std::uint64_t block, num_bytes;
+};
+
+inline std::ostream& operator<<(std::ostream& out, const Step& step) {
+  static const char* const names[] = {"allocate",       "use",    "use and come back", "copy", "free",
+                                      "free elsewhere", "finish", "renew stream",      "trim", "end thread"};
+  return out << "  " << names[static_cast<int>(step.what)] << ": pool " << step.pool << ", thread " << step.thread
+             << ", stream " << step.stream << ", block " << step.block << ", " << step.num_bytes << " bytes\n";
+}
+
+inline std::vector<Step> random_history(std::mt19937_64& random, int steps, std::uint64_t largest) {
+  static const int weights[] = {40, 10, 4, 4, 20, 8, 8, 1, 1, 1};
+  std::discrete_distribution<int> what(std::begin(weights), std::end(weights));
+  std::vector<Step> history;
+  for (int i = 0; i < steps; ++i) {
+    const std::uint64_t below = largest >> random() % 14;
+    const unsigned thread = random() % 4 == 0 ? random() % 3 : 0;
+    history.push_back({static_cast<Do>(what(random)), static_cast<unsigned>(random() % 4 == 0), thread,
+                       static_cast<unsigned>(random() % 4), random() % 64, random() % below});
+  }
+  return history;
+}
+
+// A thread that does one thing at a time for another.
+class Helper {
+ public:
+  void run(const std::function<void()>& work) {
+    std::exception_ptr failure;
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (!thread_.joinable()) thread_ = std::thread([this] { serve(); });
+    work_ = [&] {
+      try {
+        work();
+      } catch (...) {
+        failure = std::current_exception();
+      }
+    };
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !work_; });
+    if (failure) std::rethrow_exception(failure);
+  }
+  void end() {
+    if (!thread_.joinable()) return;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      ending_ = true;
+      changed_.notify_all();
+    }
+    thread_.join();
+    ending_ = false;
+  }
+  ~Helper() { end(); }
+
+ private:
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [&] { return work_ || ending_; });
+      if (!work_) return;
+      work_();
+      work_ = nullptr;
+      changed_.notify_all();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::function<void()> work_;
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+struct Setting {
+  std::uint64_t capacity = 1 << 30;  // of each of the two pools
+  bool extends = false;
+  Lie lie = Lie::kNone;
+};
+
+// What a history came to: nothing wrong, or the fault in words.
+struct Outcome {
+  std::string fault;
+  int out_of_memory = 0, synchronizations = 0;
+  std::uint64_t cross_stream_reuses = 0;
+};
+
+template <class Pool>
+class HistoryRun {
+ public:
+  HistoryRun(const Setting& setting) {
+    for (int i = 0; i < 2; ++i) {
+      auto upstream = std::make_unique<SimulatedUpstream>(world_, setting.capacity, setting.extends, setting.lie);
+      upstreams_.push_back(upstream.get());
+      pools_.push_back(std::make_unique<Pool>(std::move(upstream)));
+    }
+    for (auto& stream : streams_) stream = world_.create_stream();
+  }
+
+  Outcome run(const std::vector<Step>& history) {
+    try {
+      for (number_ = 0; number_ < history.size(); ++number_) {
+        step(history[number_]);
+        world_.check();
+        check_statistics();
+      }
+      end();
+    } catch (const std::exception& error) {
+      outcome_.fault = error.what();
+    }
+    return outcome_;
+  }
+
+ private:
+  struct Live {
+    unsigned pool;
+    char* data;
+    std::uint64_t num_bytes;
+    unsigned own;                 // its stream
+    std::vector<unsigned> users;  // in order; the last one's work comes after all others'
+  };
+
+  std::string name(const char* what) const { return std::string(what) + " of step " + std::to_string(number_); }
+  static std::uint64_t rounded(std::uint64_t num_bytes) {
+    const std::uint64_t unit = pyparallel::memory::kAlignment;
+    return std::max<std::uint64_t>((num_bytes + unit - 1) / unit, 1) * unit;
+  }
+  void on(unsigned thread, const std::function<void()>& work) { thread == 0 ? work() : helpers_[thread - 1].run(work); }
+
+  void step(const Step& step) {
+    switch (step.what) {
+      case Do::kAllocate: return on(step.thread, [&] { allocate(step); });
+      case Do::kFinish: return world_.finish_stream(streams_[step.stream]);
+      case Do::kRenew: return renew(step.stream);
+      case Do::kTrim: return on(step.thread, [&] { pools_[step.pool]->trim(); });
+      case Do::kEndThread: return step.thread == 0 ? void() : helpers_[step.thread - 1].end();
+      default: break;
+    }
+    if (live_.empty()) return;
+    const std::size_t index = step.block % live_.size();
+    on(step.thread, [&] {
+      switch (step.what) {
+        case Do::kUse: return use(live_[index], step.stream, "use");
+        case Do::kUseAndComeBack: return use_and_come_back(live_[index], step.stream);
+        case Do::kCopy: return copy(live_[index], live_[(step.block + 1) % live_.size()], step.stream);
+        case Do::kFreeElsewhere: use(live_[index], step.stream, "last use"); [[fallthrough]];
+        default: return free(index);
+      }
+    });
+  }
+
+  void allocate(const Step& step) {
+    Pool& pool = *pools_[step.pool];
+    try {
+      auto* const data = static_cast<char*>(pool.allocate(step.num_bytes, streams_[step.stream]));
+      if (reinterpret_cast<std::uintptr_t>(data) % pyparallel::memory::kAlignment != 0)
+        throw Misuse(name("the block") + " is not aligned");
+      for (const Live& other : live_)
+        if (data < other.data + rounded(other.num_bytes) && other.data < data + rounded(step.num_bytes))
+          throw Misuse(name("the block") + " lies in one that is live");
+      live_.push_back({step.pool, data, step.num_bytes, step.stream, {step.stream}});
+      live_bytes_[step.pool] += rounded(step.num_bytes);
+      world_.touch(streams_[step.stream], data, rounded(step.num_bytes), name("first use"));
+    } catch (const pyparallel::OutOfMemoryError&) {
+      ++outcome_.out_of_memory;
+      const SimulatedUpstream& upstream = *upstreams_[step.pool];
+      if (upstream.left() >= rounded(step.num_bytes) + upstream.granularity())
+        throw Misuse(name("allocation") + " fails with " + std::to_string(upstream.left()) + " bytes left to take");
+      if (live_bytes_[step.pool] == 0) throw Misuse(name("allocation") + " fails although no block is live");
+    }
+  }
+
+  void use(Live& block, unsigned stream, const char* what) {
+    world_.order(streams_[stream], streams_[block.users.back()]);
+    pools_[block.pool]->use(block.data, streams_[stream]);
+    world_.touch(streams_[stream], block.data, rounded(block.num_bytes), name(what));
+    block.users.push_back(stream);
+  }
+  // The pool need not know of another stream that the block's own waits for.
+  void use_and_come_back(Live& block, unsigned stream) {
+    world_.order(streams_[stream], streams_[block.users.back()]);
+    world_.touch(streams_[stream], block.data, rounded(block.num_bytes), name("use in between"));
+    world_.order(streams_[block.own], streams_[stream]);
+    block.users.push_back(block.own);
+  }
+  // Blocks of two pools are used by one operation.
+  void copy(Live& from, Live& to, unsigned stream) {
+    use(from, stream, "copy from");
+    use(to, stream, "copy to");
+  }
+  void free(std::size_t index) {
+    std::swap(live_[index], live_.back());
+    const Live block = live_.back();
+    live_.pop_back();
+    live_bytes_[block.pool] -= rounded(block.num_bytes);
+    pools_[block.pool]->free(block.data);
+  }
+  // The stream's blocks are freed, the stream is destroyed, and its handle comes back as another's.
+  void renew(unsigned stream) {
+    for (std::size_t i = live_.size(); i-- > 0;)
+      if (live_[i].own == stream || std::count(live_[i].users.begin(), live_[i].users.end(), stream) > 0) free(i);
+    world_.destroy_stream(streams_[stream]);
+    streams_[stream] = world_.create_stream();
+  }
+
+  void check_statistics() {
+    for (unsigned i = 0; i < 2; ++i) {
+      const auto statistics = pools_[i]->statistics();
+      check_number("live", statistics.live, live_bytes_[i]);
+      check_number("reserved", statistics.reserved, upstreams_[i]->held);
+    }
+  }
+  void check_number(const char* what, std::uint64_t said, std::uint64_t is) const {
+    if (said != is)
+      throw Misuse(name("after the end") + ": " + what + " is " + std::to_string(is) + ", the pool says " +
+                   std::to_string(said));
+  }
+  void end() {
+    while (!live_.empty()) free(live_.size() - 1);
+    for (unsigned i = 0; i < 2; ++i) {
+      outcome_.cross_stream_reuses += pools_[i]->statistics().cross_stream_reuses;
+      outcome_.synchronizations += upstreams_[i]->synchronizations;
+      if (i == 0) {  // the other pool ends as it is
+        const std::uint64_t reserved = pools_[i]->statistics().reserved;
+        check_number("bytes trimmed", pools_[i]->trim(), reserved);
+        check_number("pending", pools_[i]->statistics().pending, 0);
+      }
+      pools_[i].reset();
+    }
+    world_.check();
+    check_number("events that nobody destroyed", world_.open_events(), 0);
+  }
+
+  StreamWorld world_;
+  std::vector<SimulatedUpstream*> upstreams_;
+  std::vector<std::unique_ptr<Pool>> pools_;
+  pyparallel::memory::Stream streams_[4];
+  Helper helpers_[2];
+  std::vector<Live> live_;
+  std::uint64_t live_bytes_[2] = {0, 0};
+  std::size_t number_ = 0;
+  Outcome outcome_;
+};
+
+template <class Pool>
+Outcome outcome_of(const std::vector<Step>& history, const Setting& setting) {
+  return HistoryRun<Pool>(setting).run(history);
+}
