@@ -1,6 +1,7 @@
 // What a pool tells of itself while somebody watches it.
 #pragma once
 #include <cstdint>
+#include <string>
 
 #include "memory/upstream.hpp"
 
@@ -16,6 +17,8 @@ enum class Action : std::uint8_t {
   kSegmentAllocate,
   kSegmentExtend,
   kSegmentRelease,
+  kPagesRelease,  // of a segment, which keeps their addresses
+  kPagesRestore,
   kOutOfMemory,  // `num_bytes` were asked for
 };
 
@@ -34,6 +37,8 @@ class Observer {
   virtual CallSite call_site() noexcept = 0;
   // Any thread, perhaps under the pool's lock: calls neither Python nor the pool.
   virtual void record(const Report& report) noexcept = 0;
+  // A call site in words, such as "train.py:12 step". Any thread, without the pool's lock; calls no Python.
+  virtual std::string describe(CallSite) const { return {}; }
 };
 
 }  // namespace pyparallel::memory

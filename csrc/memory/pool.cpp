@@ -270,11 +270,11 @@ void Pool::release_event(Pending* pending) {
 
 // Every stream has its own queue: a slow one keeps only what it uses.
 void Pool::drain(bool wait) {
+  if (wait) upstream_->synchronize();
   for (auto& [id, streamed] : streams_) {
     while (!streamed.events.empty()) {
       const auto [event, pending] = streamed.events.front();
-      if (wait) upstream_->synchronize(event);
-      if (!wait && !upstream_->passed(event)) break;
+      if (!upstream_->passed(event)) break;
       upstream_->destroy(event);
       streamed.events.pop_front();
       release_event(pending);
@@ -294,10 +294,6 @@ void Pool::gather(StreamId stream) {
   std::vector<Block*> free;
   for (auto& [id, streamed] : streams_) {
     if (streamed.free.blocks().empty()) continue;
-    const Event event = upstream_->record(streamed.stream);
-    ++events_;
-    upstream_->synchronize(event);
-    upstream_->destroy(event);
     free.insert(free.end(), streamed.free.blocks().begin(), streamed.free.blocks().end());
     streamed.free.clear();
   }

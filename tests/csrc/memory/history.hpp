@@ -3,6 +3,7 @@
 // The caller of these histories keeps the pool's contract and no more: it orders its own uses of a block, names other
 // streams with use(), and frees at any time. Whatever then races is the pool's fault.
 #pragma once
+#include <condition_variable>
 #include <functional>
 #include <iostream>
 #include <memory>
@@ -93,7 +94,7 @@ class Helper {
 
 struct Setting {
   std::uint64_t capacity = 1 << 30;  // of each of the two pools
-  bool extends = false;
+  bool pages = false;  // the upstream's come and go singly
   Lie lie = Lie::kNone;
 };
 
@@ -109,7 +110,7 @@ class HistoryRun {
  public:
   HistoryRun(const Setting& setting) {
     for (int i = 0; i < 2; ++i) {
-      auto upstream = std::make_unique<SimulatedUpstream>(world_, setting.capacity, setting.extends, setting.lie);
+      auto upstream = std::make_unique<SimulatedUpstream>(world_, setting.capacity, setting.pages, setting.lie);
       upstreams_.push_back(upstream.get());
       pools_.push_back(std::make_unique<Pool>(std::move(upstream)));
     }
