@@ -8,6 +8,7 @@
 #include <iostream>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,29 +18,40 @@
 
 enum class Do { kAllocate, kUse, kUseAndComeBack, kCopy, kFree, kFreeElsewhere, kFinish, kRenew, kTrim, kEndThread };
 
-// One step. Numbers are taken modulo what there is, so that any part of a history is a history.
+// One step. What names a block that is not live is left out, so that any part of a history is a history.
 struct Step {
+  int number;
   Do what;
   unsigned pool, thread, stream;
-  std::uint64_t block, num_bytes;
+  int block;  // the number of the step that allocates it
+  std::uint64_t num_bytes;
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Step& step) {
   static const char* const names[] = {"allocate",       "use",    "use and come back", "copy", "free",
                                       "free elsewhere", "finish", "renew stream",      "trim", "end thread"};
-  return out << "  " << names[static_cast<int>(step.what)] << ": pool " << step.pool << ", thread " << step.thread
-             << ", stream " << step.stream << ", block " << step.block << ", " << step.num_bytes << " bytes\n";
+  return out << "  " << step.number << " " << names[static_cast<int>(step.what)] << ": pool " << step.pool << ", thread "
+             << step.thread << ", stream " << step.stream << ", block " << step.block << ", " << step.num_bytes
+             << " bytes\n";
 }
 
 inline std::vector<Step> random_history(std::mt19937_64& random, int steps, std::uint64_t largest) {
   static const int weights[] = {40, 10, 4, 4, 20, 8, 8, 1, 1, 1};
   std::discrete_distribution<int> what(std::begin(weights), std::end(weights));
   std::vector<Step> history;
+  std::vector<int> live;
   for (int i = 0; i < steps; ++i) {
     const std::uint64_t below = largest >> random() % 14;
     const unsigned thread = random() % 4 == 0 ? random() % 3 : 0;
-    history.push_back({static_cast<Do>(what(random)), static_cast<unsigned>(random() % 4 == 0), thread,
-                       static_cast<unsigned>(random() % 4), random() % 64, random() % below});
+    Step step = {i, static_cast<Do>(what(random)), random() % 4 == 0, thread, static_cast<unsigned>(random() % 4), -1,
+                 random() % below};
+    if (!live.empty()) {
+      std::swap(live[random() % live.size()], live.back());
+      step.block = live.back();
+      if (step.what == Do::kFree || step.what == Do::kFreeElsewhere) live.pop_back();
+    }
+    if (step.what == Do::kAllocate) live.push_back(step.block = i);
+    history.push_back(step);
   }
   return history;
 }
@@ -119,8 +131,9 @@ class HistoryRun {
 
   Outcome run(const std::vector<Step>& history) {
     try {
-      for (number_ = 0; number_ < history.size(); ++number_) {
-        step(history[number_]);
+      for (const Step& next : history) {
+        number_ = next.number;
+        step(next);
         world_.check();
         check_statistics();
       }
@@ -136,11 +149,13 @@ class HistoryRun {
     unsigned pool;
     char* data;
     std::uint64_t num_bytes;
-    unsigned own;                 // its stream
-    std::vector<unsigned> users;  // in order; the last one's work comes after all others'
+    unsigned own;               // its stream
+    std::set<unsigned> others;  // that the pool was told of
+    unsigned last;              // user, whose work comes after all others'
+    bool at_rest = false;       // a stream of it was destroyed: it is only freed
   };
 
-  std::string name(const char* what) const { return std::string(what) + " of step " + std::to_string(number_); }
+  std::string name(const char* what) const { return std::string(what) + " in step " + std::to_string(number_); }
   static std::uint64_t rounded(std::uint64_t num_bytes) {
     const std::uint64_t unit = pyparallel::memory::kAlignment;
     return std::max<std::uint64_t>((num_bytes + unit - 1) / unit, 1) * unit;
@@ -151,20 +166,20 @@ class HistoryRun {
     switch (step.what) {
       case Do::kAllocate: return on(step.thread, [&] { allocate(step); });
       case Do::kFinish: return world_.finish_stream(streams_[step.stream]);
-      case Do::kRenew: return renew(step.stream);
+      case Do::kRenew: return renew(step.stream, step.num_bytes % 2 == 0);
       case Do::kTrim: return on(step.thread, [&] { pools_[step.pool]->trim(); });
       case Do::kEndThread: return step.thread == 0 ? void() : helpers_[step.thread - 1].end();
       default: break;
     }
-    if (live_.empty()) return;
-    const std::size_t index = step.block % live_.size();
+    const auto block = live_.find(step.block);
+    if (block == live_.end()) return;
     on(step.thread, [&] {
       switch (step.what) {
-        case Do::kUse: return use(live_[index], step.stream, "use");
-        case Do::kUseAndComeBack: return use_and_come_back(live_[index], step.stream);
-        case Do::kCopy: return copy(live_[index], live_[(step.block + 1) % live_.size()], step.stream);
-        case Do::kFreeElsewhere: use(live_[index], step.stream, "last use"); [[fallthrough]];
-        default: return free(index);
+        case Do::kUse: return use(block->second, step.stream, "use");
+        case Do::kUseAndComeBack: return use_and_come_back(block->second, step.stream);
+        case Do::kCopy: return copy(block->second, live_.begin()->second, step.stream);
+        case Do::kFreeElsewhere: use(block->second, step.stream, "last use"); [[fallthrough]];
+        default: return free(block);
       }
     });
   }
@@ -175,10 +190,10 @@ class HistoryRun {
       auto* const data = static_cast<char*>(pool.allocate(step.num_bytes, streams_[step.stream]));
       if (reinterpret_cast<std::uintptr_t>(data) % pyparallel::memory::kAlignment != 0)
         throw Misuse(name("the block") + " is not aligned");
-      for (const Live& other : live_)
+      for (const auto& [number, other] : live_)
         if (data < other.data + rounded(other.num_bytes) && other.data < data + rounded(step.num_bytes))
           throw Misuse(name("the block") + " lies in one that is live");
-      live_.push_back({step.pool, data, step.num_bytes, step.stream, {step.stream}});
+      live_[step.number] = {step.pool, data, step.num_bytes, step.stream, {}, step.stream};
       live_bytes_[step.pool] += rounded(step.num_bytes);
       world_.touch(streams_[step.stream], data, rounded(step.num_bytes), name("first use"));
     } catch (const pyparallel::OutOfMemoryError&) {
@@ -191,34 +206,45 @@ class HistoryRun {
   }
 
   void use(Live& block, unsigned stream, const char* what) {
-    world_.order(streams_[stream], streams_[block.users.back()]);
+    if (block.at_rest) return;
+    world_.order(streams_[stream], streams_[block.last]);
     pools_[block.pool]->use(block.data, streams_[stream]);
     world_.touch(streams_[stream], block.data, rounded(block.num_bytes), name(what));
-    block.users.push_back(stream);
+    block.last = stream;
+    if (stream != block.own) block.others.insert(stream);
   }
   // The pool need not know of another stream that the block's own waits for.
   void use_and_come_back(Live& block, unsigned stream) {
-    world_.order(streams_[stream], streams_[block.users.back()]);
+    if (block.at_rest) return;
+    world_.order(streams_[stream], streams_[block.last]);
     world_.touch(streams_[stream], block.data, rounded(block.num_bytes), name("use in between"));
     world_.order(streams_[block.own], streams_[stream]);
-    block.users.push_back(block.own);
+    block.last = block.own;
   }
   // Blocks of two pools are used by one operation.
   void copy(Live& from, Live& to, unsigned stream) {
     use(from, stream, "copy from");
     use(to, stream, "copy to");
   }
-  void free(std::size_t index) {
-    std::swap(live_[index], live_.back());
-    const Live block = live_.back();
-    live_.pop_back();
+  void free(typename std::map<int, Live>::iterator entry) {
+    const Live block = entry->second;
+    live_.erase(entry);
     live_bytes_[block.pool] -= rounded(block.num_bytes);
     pools_[block.pool]->free(block.data);
   }
-  // The stream's blocks are freed, the stream is destroyed, and its handle comes back as another's.
-  void renew(unsigned stream) {
-    for (std::size_t i = live_.size(); i-- > 0;)
-      if (live_[i].own == stream || std::count(live_[i].users.begin(), live_[i].users.end(), stream) > 0) free(i);
+  // The stream is destroyed, and its handle comes back as another's. Either its blocks are freed before, or the pools
+  // are told and the blocks are freed at any time.
+  void renew(unsigned stream, bool told) {
+    for (auto entry = live_.begin(); entry != live_.end();) {
+      const auto next = std::next(entry);
+      if (entry->second.own == stream || entry->second.others.count(stream) > 0) {
+        entry->second.at_rest = true;
+        if (!told) free(entry);
+      }
+      entry = next;
+    }
+    if (told)
+      for (auto& pool : pools_) pool->end_stream(streams_[stream]);
     world_.destroy_stream(streams_[stream]);
     streams_[stream] = world_.create_stream();
   }
@@ -236,11 +262,11 @@ class HistoryRun {
                    std::to_string(said));
   }
   void end() {
-    while (!live_.empty()) free(live_.size() - 1);
-    for (unsigned i = 0; i < 2; ++i) {
+    while (!live_.empty()) free(live_.begin());
+    for (const unsigned i : {1u, 0u}) {
       outcome_.cross_stream_reuses += pools_[i]->statistics().cross_stream_reuses;
       outcome_.synchronizations += upstreams_[i]->synchronizations;
-      if (i == 0) {  // the other pool ends as it is
+      if (i == 0) {  // the other pool ended as it was
         const std::uint64_t reserved = pools_[i]->statistics().reserved;
         check_number("bytes trimmed", pools_[i]->trim(), reserved);
         check_number("pending", pools_[i]->statistics().pending, 0);
@@ -256,9 +282,9 @@ class HistoryRun {
   std::vector<std::unique_ptr<Pool>> pools_;
   pyparallel::memory::Stream streams_[4];
   Helper helpers_[2];
-  std::vector<Live> live_;
+  std::map<int, Live> live_;  // by the number of their step
   std::uint64_t live_bytes_[2] = {0, 0};
-  std::size_t number_ = 0;
+  int number_ = 0;
   Outcome outcome_;
 };
 

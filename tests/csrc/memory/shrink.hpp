@@ -28,7 +28,7 @@ void simplify(std::vector<Step>& history, const Fails& fails) {
     };
     attempt([](Step& step) { step.thread = 0; });
     attempt([](Step& step) { step.pool = 0; });
-    attempt([](Step& step) { step.block = 0; });
+    attempt([](Step& step) { step.stream = 0; });
     attempt([](Step& step) { step.num_bytes = 0; });
   }
 }

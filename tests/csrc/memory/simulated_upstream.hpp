@@ -26,9 +26,7 @@ class SimulatedUpstream : public pyparallel::memory::Upstream {
   std::uint64_t granularity() const override { return 2 << 20; }
   char* allocate(std::uint64_t num_bytes) override {
     if (num_bytes > left_) return nullptr;
-    char* const data = reinterpret_cast<char*>(next_);
-    next_ += kSpacing;
-    return hold(data, num_bytes);
+    return hold(world_.new_addresses(), num_bytes);
   }
   bool extend(char* end, std::uint64_t num_bytes) override {
     return pages_ && num_bytes <= left_ && hold(end, num_bytes) != nullptr;
@@ -83,8 +81,6 @@ class SimulatedUpstream : public pyparallel::memory::Upstream {
   int synchronizations = 0;
 
  private:
-  static constexpr std::uintptr_t kSpacing = std::uintptr_t{1} << 36;  // of addresses between allocations
-
   char* hold(char* data, std::uint64_t num_bytes) {
     left_ -= num_bytes;
     held += num_bytes;
@@ -107,5 +103,4 @@ class SimulatedUpstream : public pyparallel::memory::Upstream {
   const bool pages_;
   const Lie lie_;
   std::map<char*, std::uint64_t> holes_;  // pages given back
-  std::uintptr_t next_ = std::uintptr_t{1} << 40;
 };

@@ -46,14 +46,14 @@ class StreamWorld {
 
   // ---- memory ----
 
+  // The first of 64 GiB that nobody else gets.
+  char* new_addresses() {
+    Guard guard(mutex_);
+    return reinterpret_cast<char*>(next_address_ += std::uintptr_t{1} << 36);
+  }
   void map(const char* data, std::uint64_t num_bytes) {
     Guard guard(mutex_);
-    const std::uintptr_t first = address(data), end = first + num_bytes;
-    const auto after = mapped_.lower_bound(first);
-    if (after != mapped_.begin() && std::prev(after)->second == first)
-      std::prev(after)->second = end;  // its end moves on
-    else
-      mapped_[first] = end;
+    mapped_[address(data)] = address(data) + num_bytes;
   }
   // The host takes [data, data + num_bytes) away: all uses must be known to it.
   void unmap(const char* data, std::uint64_t num_bytes, const std::string& what) {
@@ -209,10 +209,17 @@ class StreamWorld {
     if (found == marks_.end()) throw Misuse("event " + std::to_string(event) + " was destroyed");
     return found->second;
   }
+  bool holds(std::uintptr_t first, std::uintptr_t end) const {
+    while (first < end) {
+      const auto after = mapped_.upper_bound(first);
+      if (after == mapped_.begin() || std::prev(after)->second <= first) return false;
+      first = std::prev(after)->second;
+    }
+    return true;
+  }
   void touch_range(Stream handle, std::uintptr_t first, std::uintptr_t end, const std::string& what) {
     const StreamNumber stream = number_of(handle, what);
-    const auto region = mapped_.upper_bound(first);
-    if (region == mapped_.begin() || std::prev(region)->second < end) {
+    if (!holds(first, end)) {
       std::ostringstream message;
       message << what << " touches " << end - first << " bytes at " << reinterpret_cast<const void*>(first)
               << ", which the upstream does not hold";
@@ -234,6 +241,7 @@ class StreamWorld {
   Clock done_;
   std::map<Event, Mark> marks_;
   Event next_mark_ = 1;
+  std::uintptr_t next_address_ = std::uintptr_t{1} << 40;
   std::map<std::uintptr_t, std::uintptr_t> mapped_;  // end by first address
   std::map<StreamNumber, std::size_t> capturing_;
   std::vector<Graph> graphs_;

@@ -32,7 +32,7 @@ struct OnePool {
 void random_histories_have_no_race(std::mt19937_64& random) {
   int failures = 0, synchronizations = 0;
   std::uint64_t reuses = 0;
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 300; ++i) {
     const Setting setting = {i % 2 ? 24 * kMiB : 1024 * kMiB, i % 4 < 2};
     const std::vector<Step> history = random_history(random, 400, 6 * kMiB);
     const Outcome outcome = outcome_of<Pool>(history, setting);
