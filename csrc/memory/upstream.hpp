@@ -23,8 +23,8 @@ struct SharedPlace {
   std::uint64_t offset;  // in bytes within the segment
 };
 
-// Only whole allocations go back to some upstreams. Where single pages do, release_pages() leaves their addresses to the
-// allocation: a hole, until restore_pages() puts memory there again.
+// Only whole allocations go back to some upstreams. Where single pages do, release_pages() leaves their addresses to
+// the allocation: a hole, until restore_pages() puts memory there again.
 //
 // A pool calls under its lock, but for identity() and capturing(), which any thread calls at any time.
 class Upstream {
