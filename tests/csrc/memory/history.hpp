@@ -16,7 +16,19 @@
 #include "core/error.hpp"
 #include "memory/simulated_upstream.hpp"
 
-enum class Do { kAllocate, kUse, kUseAndComeBack, kCopy, kFree, kFreeElsewhere, kFinish, kRenew, kTrim, kEndThread };
+enum class Do {
+  kAllocate,
+  kUse,
+  kUseAndComeBack,
+  kCopy,
+  kFree,
+  kFreeElsewhere,
+  kFinish,
+  kRenew,
+  kCapture,
+  kTrim,
+  kEndThread
+};
 
 // One step. What names a block that is not live is left out, so that any part of a history is a history.
 struct Step {
@@ -28,22 +40,28 @@ struct Step {
 };
 
 inline std::ostream& operator<<(std::ostream& out, const Step& step) {
-  static const char* const names[] = {"allocate",       "use",    "use and come back", "copy", "free",
-                                      "free elsewhere", "finish", "renew stream",      "trim", "end thread"};
-  return out << "  " << step.number << " " << names[static_cast<int>(step.what)] << ": pool " << step.pool << ", thread "
-             << step.thread << ", stream " << step.stream << ", block " << step.block << ", " << step.num_bytes
-             << " bytes\n";
+  static const char* const names[] = {
+      "allocate", "use",          "use and come back",    "copy", "free",      "free elsewhere",
+      "finish",   "renew stream", "begin or end capture", "trim", "end thread"};
+  return out << "  " << step.number << " " << names[static_cast<int>(step.what)] << ": pool " << step.pool
+             << ", thread " << step.thread << ", stream " << step.stream << ", block " << step.block << ", "
+             << step.num_bytes << " bytes\n";
 }
 
 inline std::vector<Step> random_history(std::mt19937_64& random, int steps, std::uint64_t largest) {
-  static const int weights[] = {40, 10, 4, 4, 20, 8, 8, 1, 1, 1};
+  static const int weights[] = {40, 10, 4, 4, 20, 8, 8, 1, 1, 1, 1};
   std::discrete_distribution<int> what(std::begin(weights), std::end(weights));
   std::vector<Step> history;
   std::vector<int> live;
   for (int i = 0; i < steps; ++i) {
     const std::uint64_t below = largest >> random() % 14;
     const unsigned thread = random() % 4 == 0 ? random() % 3 : 0;
-    Step step = {i, static_cast<Do>(what(random)), random() % 4 == 0, thread, static_cast<unsigned>(random() % 4), -1,
+    Step step = {i,
+                 static_cast<Do>(what(random)),
+                 random() % 4 == 0,
+                 thread,
+                 static_cast<unsigned>(random() % 4),
+                 -1,
                  random() % below};
     if (!live.empty()) {
       std::swap(live[random() % live.size()], live.back());
@@ -106,7 +124,7 @@ class Helper {
 
 struct Setting {
   std::uint64_t capacity = 1 << 30;  // of each of the two pools
-  bool pages = false;  // the upstream's come and go singly
+  bool pages = false;                // the upstream's come and go singly
   Lie lie = Lie::kNone;
 };
 
@@ -163,23 +181,37 @@ class HistoryRun {
   void on(unsigned thread, const std::function<void()>& work) { thread == 0 ? work() : helpers_[thread - 1].run(work); }
 
   void step(const Step& step) {
+    if (step.what == Do::kCapture) return capture(step.stream);
+    if (captured_.count(step.stream) > 0 && step.what != Do::kFree) return;  // what it is given is for its graph
     switch (step.what) {
-      case Do::kAllocate: return on(step.thread, [&] { allocate(step); });
-      case Do::kFinish: return world_.finish_stream(streams_[step.stream]);
-      case Do::kRenew: return renew(step.stream, step.num_bytes % 2 == 0);
-      case Do::kTrim: return on(step.thread, [&] { pools_[step.pool]->trim(); });
-      case Do::kEndThread: return step.thread == 0 ? void() : helpers_[step.thread - 1].end();
-      default: break;
+      case Do::kAllocate:
+        return on(step.thread, [&] { allocate(step); });
+      case Do::kFinish:
+        return world_.finish_stream(streams_[step.stream]);
+      case Do::kRenew:
+        return renew(step.stream, step.num_bytes % 2 == 0);
+      case Do::kTrim:
+        return on(step.thread, [&] { pools_[step.pool]->trim(); });
+      case Do::kEndThread:
+        return step.thread == 0 ? void() : helpers_[step.thread - 1].end();
+      default:
+        break;
     }
     const auto block = live_.find(step.block);
     if (block == live_.end()) return;
     on(step.thread, [&] {
       switch (step.what) {
-        case Do::kUse: return use(block->second, step.stream, "use");
-        case Do::kUseAndComeBack: return use_and_come_back(block->second, step.stream);
-        case Do::kCopy: return copy(block->second, live_.begin()->second, step.stream);
-        case Do::kFreeElsewhere: use(block->second, step.stream, "last use"); [[fallthrough]];
-        default: return free(block);
+        case Do::kUse:
+          return use(block->second, step.stream, "use");
+        case Do::kUseAndComeBack:
+          return use_and_come_back(block->second, step.stream);
+        case Do::kCopy:
+          return copy(block->second, live_.begin()->second, step.stream);
+        case Do::kFreeElsewhere:
+          use(block->second, step.stream, "last use");
+          [[fallthrough]];
+        default:
+          return free(block);
       }
     });
   }
@@ -198,6 +230,7 @@ class HistoryRun {
       world_.touch(streams_[step.stream], data, rounded(step.num_bytes), name("first use"));
     } catch (const pyparallel::OutOfMemoryError&) {
       ++outcome_.out_of_memory;
+      if (!captured_.empty()) return;  // nothing can be waited for
       const SimulatedUpstream& upstream = *upstreams_[step.pool];
       if (upstream.left() >= rounded(step.num_bytes) + upstream.granularity())
         throw Misuse(name("allocation") + " fails with " + std::to_string(upstream.left()) + " bytes left to take");
@@ -206,7 +239,7 @@ class HistoryRun {
   }
 
   void use(Live& block, unsigned stream, const char* what) {
-    if (block.at_rest) return;
+    if (block.at_rest || captured_.count(block.last) > 0 || captured_.count(block.own) > 0) return;
     world_.order(streams_[stream], streams_[block.last]);
     pools_[block.pool]->use(block.data, streams_[stream]);
     world_.touch(streams_[stream], block.data, rounded(block.num_bytes), name(what));
@@ -215,7 +248,7 @@ class HistoryRun {
   }
   // The pool need not know of another stream that the block's own waits for.
   void use_and_come_back(Live& block, unsigned stream) {
-    if (block.at_rest) return;
+    if (block.at_rest || captured_.count(block.last) > 0 || captured_.count(block.own) > 0) return;
     world_.order(streams_[stream], streams_[block.last]);
     world_.touch(streams_[stream], block.data, rounded(block.num_bytes), name("use in between"));
     world_.order(streams_[block.own], streams_[stream]);
@@ -231,6 +264,18 @@ class HistoryRun {
     live_.erase(entry);
     live_bytes_[block.pool] -= rounded(block.num_bytes);
     pools_[block.pool]->free(block.data);
+  }
+  // Somebody captures a stream, which the pools have seen, into a graph without using them.
+  void capture(unsigned stream) {
+    if (captured_.insert(stream).second) {
+      for (auto& pool : pools_) try {
+          pool->free(pool->allocate(1, streams_[stream]));
+        } catch (const pyparallel::OutOfMemoryError&) {
+        }
+      return world_.begin_capture(streams_[stream]);
+    }
+    captured_.erase(stream);
+    world_.end_capture(streams_[stream]);
   }
   // The stream is destroyed, and its handle comes back as another's. Either its blocks are freed before, or the pools
   // are told and the blocks are freed at any time.
@@ -262,6 +307,7 @@ class HistoryRun {
                    std::to_string(said));
   }
   void end() {
+    while (!captured_.empty()) capture(*captured_.begin());
     while (!live_.empty()) free(live_.begin());
     for (const unsigned i : {1u, 0u}) {
       outcome_.cross_stream_reuses += pools_[i]->statistics().cross_stream_reuses;
@@ -282,7 +328,8 @@ class HistoryRun {
   std::vector<std::unique_ptr<Pool>> pools_;
   pyparallel::memory::Stream streams_[4];
   Helper helpers_[2];
-  std::map<int, Live> live_;  // by the number of their step
+  std::set<unsigned> captured_;  // streams
+  std::map<int, Live> live_;     // by the number of their step
   std::uint64_t live_bytes_[2] = {0, 0};
   int number_ = 0;
   Outcome outcome_;

@@ -7,10 +7,11 @@
 // What a pool could get wrong, done by the upstream in its place.
 enum class Lie {
   kNone,
-  kEventsPassAtOnce,     // an event is said to have passed whatever the stream does
-  kStreamsDoNotWait,     // a stream that should wait for an event does not
-  kNobodySynchronizes,   // the device is said to be idle
-  kHandlesAreIdentities  // a stream's handle is taken for the stream
+  kEventsPassAtOnce,      // an event is said to have passed whatever the stream does
+  kStreamsDoNotWait,      // a stream that should wait for an event does not
+  kNobodySynchronizes,    // the device is said to be idle
+  kHandlesAreIdentities,  // a stream's handle is taken for the stream
+  kNothingIsCaptured,     // a stream is said to take events while it is captured
 };
 
 class SimulatedUpstream : public pyparallel::memory::Upstream {
@@ -55,7 +56,7 @@ class SimulatedUpstream : public pyparallel::memory::Upstream {
   pyparallel::memory::StreamId identity(Stream stream) override {
     return lie_ == Lie::kHandlesAreIdentities ? stream : world_.identity(stream);
   }
-  bool capturing(Stream stream) override { return world_.capturing(stream); }
+  bool capturing(Stream stream) override { return lie_ != Lie::kNothingIsCaptured && world_.capturing(stream); }
   Event record(Stream stream) override {
     if (world_.capturing(stream)) throw Misuse("the pool records an event on a captured stream");
     return world_.record(stream);

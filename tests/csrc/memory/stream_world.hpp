@@ -1,8 +1,9 @@
-// A device of pure bookkeeping: streams, events, memory and graphs, on which a history of uses is proven free of races, or
-// the two uses that race are printed with the order that is missing between them (vector_clocks.hpp).
+// A device of pure bookkeeping: streams, events, memory and graphs, on which a history of uses is proven free of races,
+// or the two uses that race are printed with the order that is missing between them (vector_clocks.hpp).
 //
-// Orders come from a stream itself, from events that streams wait for, and from the host, which saw an event pass before
-// it enqueued the next operation. What the device has in fact done (`finish_stream`) orders nothing: nobody knows of it.
+// Orders come from a stream itself, from events that streams wait for, and from the host, which saw an event pass
+// before it enqueued the next operation. What the device has in fact done (`finish_stream`) orders nothing: nobody
+// knows of it.
 #pragma once
 #include <mutex>
 #include <optional>

@@ -1,7 +1,7 @@
 // Vector clocks: what each stream knows of the others' work, and whether that orders two uses of a byte.
 //
-// A use happens before another if the other's stream knows of it. What a stream knows of another's operation it knows of
-// everything before that, so of every byte the latest use alone is kept.
+// A use happens before another if the other's stream knows of it. What a stream knows of another's operation it knows
+// of everything before that, so of every byte the latest use alone is kept.
 #pragma once
 #include <algorithm>
 #include <cstdint>
