@@ -1,8 +1,11 @@
 // Bindings of memory: the pool over host memory.
 #include "bindings.hpp"
 
+#include <sstream>
+
 #include "memory/host_upstream.hpp"
 #include "memory/pool.hpp"
+#include "memory/views.hpp"
 
 namespace pyparallel {
 namespace {
@@ -25,14 +28,23 @@ py::dict as_dict(const memory::Statistics& s) {
   return result;
 }
 
+void free_unviewed(Pool& pool, std::uintptr_t data) {
+  if (const int views = memory::Views::of_process().count(pointer<void>(data)); views > 0) {
+    std::ostringstream message;
+    message << "free: " << pointer<void>(data) << " is still viewed by " << views << " tensors or arrays";
+    throw InvalidArgument(message.str());
+  }
+  pool.free(pointer<void>(data));
+}
+
 }  // namespace
 
 // The pool may wait for the device: never with the GIL.
 void register_memory(py::module_& module) {
   const auto without_gil = py::call_guard<py::gil_scoped_release>();
-  py::class_<Pool>(module, "Pool")
+  py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool")
       .def(py::init([](const std::string& upstream, std::optional<std::uint64_t> limit) {
-             return std::make_unique<Pool>(make_upstream(upstream), limit.value_or(Pool::kUnlimited));
+             return std::make_shared<Pool>(make_upstream(upstream), limit.value_or(Pool::kUnlimited));
            }),
            py::arg("upstream"), py::arg("limit"))
       .def(
@@ -45,9 +57,14 @@ void register_memory(py::module_& module) {
           "use", [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.use(pointer<void>(data), stream); },
           py::arg("data"), py::arg("stream"), without_gil)
       .def(
-          "free", [](Pool& pool, std::uintptr_t data) { pool.free(pointer<void>(data)); }, py::arg("data"), without_gil)
+          "share",
+          [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.share(pointer<void>(data), stream); },
+          py::arg("data"), py::arg("stream"), without_gil)
+      .def("num_bytes", [](Pool& pool, std::uintptr_t data) { return pool.num_bytes(pointer<void>(data)); })
+      .def("free", &free_unviewed, py::arg("data"), without_gil)
       .def("trim", &Pool::trim, without_gil)
       .def("statistics", [](Pool& pool) { return as_dict(pool.statistics()); });
+  register_plugs(module);
 }
 
 }  // namespace pyparallel

@@ -29,7 +29,7 @@ thread_local CachesOfThread caches_of_thread;
 }  // namespace
 
 Pool::Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit)
-    : upstream_(std::move(upstream)), limit_(limit), number_(next_pool()) {}
+    : upstream_(std::move(upstream)), number_(next_pool()), limit_(limit) {}
 
 Pool::~Pool() {
   for (auto& [id, streamed] : streams_)
@@ -72,6 +72,29 @@ void Pool::use(void* data, Stream stream) {
   if (id == block->stream) return;
   streamed(id, stream);
   if (std::find(block->users.begin(), block->users.end(), id) == block->users.end()) block->users.push_back(id);
+}
+
+void Pool::share(void* data, Stream stream) {
+  use(data, stream);
+  Block* const block = blocks_.find(data);
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (upstream_->identity(stream) == block->stream) return;
+  const Event event = upstream_->record(streams_.at(block->stream).stream);
+  ++events_;
+  upstream_->wait(stream, event);
+  upstream_->destroy(event);
+}
+
+std::uint64_t Pool::num_bytes(const void* data) {
+  const Block* const block = blocks_.find(data);
+  return block != nullptr && block->state.load(std::memory_order_acquire) == State::kLive ? block->num_bytes : 0;
+}
+
+std::pair<char*, std::uint64_t> Pool::segment(const void* data) {
+  if (num_bytes(data) == 0) throw InvalidArgument("segment: no live block of this pool begins there");
+  std::lock_guard<std::mutex> lock(mutex_);
+  const Segment& segment = *blocks_.find(data)->segment;
+  return {segment.data, segment.num_bytes};
 }
 
 void Pool::free(void* data) {
@@ -356,6 +379,11 @@ Statistics Pool::statistics() {
   s.upstream_allocations = upstream_allocations_, s.upstream_releases = upstream_releases_;
   s.cross_stream_reuses = cross_stream_reuses_, s.events = events_;
   return s;
+}
+
+void Pool::set_limit(std::uint64_t limit) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  limit_ = limit;
 }
 
 void Pool::observe(std::shared_ptr<Observer> observer) {

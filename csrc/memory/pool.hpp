@@ -37,9 +37,16 @@ class Pool {
   void* allocate(std::uint64_t num_bytes, Stream stream = 0);
   // The block is used by work on another stream than its own: free() waits for that work.
   void use(void* data, Stream stream);
+  // Likewise, and that work comes after all that is in the block's own stream now.
+  void share(void* data, Stream stream);
   // Gives a block back in the order of its own stream; the caller enqueues no more work on it. Never synchronises.
   // Throws InvalidArgument for an address that is no live block's.
   void free(void* data);
+
+  // Bytes that the live block beginning there may use; 0 if there is none. Of one's own block it stays true.
+  std::uint64_t num_bytes(const void* data);
+  // The segment in which that block lies: its first address and bytes. Throws InvalidArgument if there is none.
+  std::pair<char*, std::uint64_t> segment(const void* data);
 
   // Returns segments without live blocks to the upstream, after waiting for pending ones; the bytes returned.
   std::uint64_t trim();
@@ -47,6 +54,9 @@ class Pool {
   // Tells this observer of everything from now on, or nobody. The pool keeps all it ever had until it ends.
   void observe(std::shared_ptr<Observer> observer);
   std::uint64_t reserved() const { return reserved_.value(); }
+  std::uint64_t live() const { return live_.value(); }
+  // The most bytes it takes from the upstream from now on; what it has it keeps until trim().
+  void set_limit(std::uint64_t limit);
 
  private:
   struct Pending {
@@ -80,7 +90,6 @@ class Pool {
   Block* new_block();
 
   const std::unique_ptr<Upstream> upstream_;
-  const std::uint64_t limit_;
   const std::uint64_t number_;  // of this pool in the process
   BlockMap blocks_;
   Gauge live_, requested_;
@@ -88,6 +97,7 @@ class Pool {
   std::atomic<Observer*> observer_{nullptr};  // the last of observers_
 
   std::mutex mutex_;  // guards all below
+  std::uint64_t limit_;
   std::map<StreamId, Streamed> streams_;
   std::map<std::uint64_t, std::unique_ptr<Segment>> segments_;  // by number
   std::map<std::uint64_t, Block*> last_of_segment_;             // likewise
