@@ -7,6 +7,7 @@
 
 #include "core/error.hpp"
 #include "memory/host_upstream.hpp"
+#include "memory/per_process.hpp"
 
 namespace pyparallel::memory {
 namespace {
@@ -17,11 +18,9 @@ struct Table {
   std::array<std::shared_ptr<Pool>, kMostDevices + 1> owned;
 };
 
-// Not destroyed at exit: tensors and arrays may be freed later than that.
-Table& table() {
-  static Table& forever = *new Table;
-  return forever;
-}
+// Tensors and arrays may be freed while the process ends.
+constinit PerProcess<Table> tables;
+Table& table() { return tables.get(); }
 
 std::size_t checked_place(int device) {
   if (device < kHost || device >= kMostDevices)
@@ -76,6 +75,8 @@ void set_default_pool(int device, std::shared_ptr<Pool> pool) {
   all.owned[place] = std::move(pool);
   all.pools[place].store(all.owned[place].get(), std::memory_order_release);
 }
+
+bool default_pools_inherited() { return tables.inherited(); }
 
 void for_each_default_pool(const std::function<void(int, Pool&)>& visit) {
   for (int device = kHost; device < kMostDevices; ++device)

@@ -1,4 +1,5 @@
-// The process's own pools, one per device: made on first use or given, and never destroyed.
+// The process's own pools, one per device: made on first use or given, and never destroyed. A forked child begins
+// without any; what its parent allocated it can neither use nor free.
 #pragma once
 #include <functional>
 #include <memory>
@@ -21,6 +22,8 @@ Pool& default_pool(int device);
 std::shared_ptr<Pool> shared_default_pool(int device);
 // Makes a pool the default of its device. Throws InvalidArgument if that device has another one already.
 void set_default_pool(int device, std::shared_ptr<Pool> pool);
+// Whether a parent of this process had default pools: blocks that nobody knows may be theirs.
+bool default_pools_inherited();
 // Calls `visit` with every default pool there is.
 void for_each_default_pool(const std::function<void(int device, Pool&)>& visit);
 

@@ -5,15 +5,31 @@
 #include <cstring>
 
 #include "core/error.hpp"
+#include "memory/default_pools.hpp"
+#include "memory/per_process.hpp"
 
 namespace pyparallel::memory {
 namespace {
 
-Pool& pool_of(void* context) { return **static_cast<std::shared_ptr<Pool>*>(context); }
+struct ChildsPool {
+  Pool pool{device_upstream(kHost)};
+};
+
+struct Context {
+  std::shared_ptr<Pool> given;
+  PerProcess<ChildsPool> of_child;
+
+  // A forked child allocates from a pool of its own.
+  Pool& pool() { return given->forked() ? of_child.get().pool : *given; }
+  // Whether memory is the parent's, of which the child has a copy that nobody can free.
+  bool is_parents(const void* data) { return given->forked() && of_child.get().pool.num_bytes(data) == 0; }
+};
+
+Context& context_of(void* context) { return *static_cast<Context*>(context); }
 
 void* allocate(void* context, std::size_t num_bytes) {
   try {
-    return pool_of(context).allocate(num_bytes);
+    return context_of(context).pool().allocate(num_bytes);
   } catch (const OutOfMemoryError&) {
     return nullptr;
   }
@@ -27,13 +43,14 @@ void* allocate_zeroed(void* context, std::size_t count, std::size_t item_bytes) 
 }
 
 void free_block(void* context, void* data, std::size_t) noexcept {
-  if (data != nullptr) pool_of(context).free(data);
+  if (data != nullptr && !context_of(context).is_parents(data)) context_of(context).pool().free(data);
 }
 
 // Stays in place while the block is large enough and not more than twice as large.
 void* reallocate(void* context, void* data, std::size_t num_bytes) {
   if (data == nullptr) return allocate(context, num_bytes);
-  const std::uint64_t had = pool_of(context).num_bytes(data);
+  if (context_of(context).is_parents(data)) return nullptr;  // its size cannot be known here
+  const std::uint64_t had = context_of(context).pool().num_bytes(data);
   if (num_bytes <= had && had / 2 <= num_bytes + kAlignment) return data;
   void* const moved = allocate(context, num_bytes);
   if (moved == nullptr) return nullptr;
@@ -48,7 +65,7 @@ std::unique_ptr<NumpyHandler> make_numpy_handler(std::shared_ptr<Pool> pool) {
   auto handler = std::make_unique<NumpyHandler>();
   std::strcpy(handler->name, "pyparallel");
   handler->version = 1;
-  handler->context = new std::shared_ptr<Pool>(std::move(pool));
+  handler->context = new Context{std::move(pool), {}};
   handler->malloc = allocate;
   handler->calloc = allocate_zeroed;
   handler->realloc = reallocate;
@@ -57,7 +74,7 @@ std::unique_ptr<NumpyHandler> make_numpy_handler(std::shared_ptr<Pool> pool) {
 }
 
 void destroy_numpy_handler(NumpyHandler* handler) noexcept {
-  delete static_cast<std::shared_ptr<Pool>*>(handler->context);
+  delete static_cast<Context*>(handler->context);
   delete handler;
 }
 

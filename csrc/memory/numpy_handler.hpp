@@ -22,6 +22,9 @@ struct NumpyHandler {
 // Arrays are aligned to 512 bytes. Where memory is short the functions return nullptr, and NumPy raises MemoryError.
 // The handler keeps the pool, and each array keeps its handler. free() ends the process for an address that is no live
 // block's, as the C library does: there is nobody to tell.
+//
+// In a forked child new arrays come from a pool of the child's; freeing one of the parent's does nothing, and to resize
+// one fails.
 std::unique_ptr<NumpyHandler> make_numpy_handler(std::shared_ptr<Pool> pool);
 // Nobody has an array of it any more.
 void destroy_numpy_handler(NumpyHandler* handler) noexcept;

@@ -78,13 +78,12 @@ py::object dlpack(std::shared_ptr<Pool> pool, std::uintptr_t data, std::uint64_t
                   bool owning) {
   void* const block = pointer<void>(data);
   const memory::dlpack::Device where = {device < 0 ? 1 : 2, device < 0 ? 0 : device};
-  auto& views = memory::Views::of_process();
-  if (!owning) views.add(block);
-  const auto dropped = [pool = std::move(pool), block, owning, &views] {
-    if (owning)
+  if (!owning) memory::Views::of_process().add(block);
+  const auto dropped = [pool = std::move(pool), block, owning] {
+    if (!owning)
+      memory::Views::of_process().drop(block);
+    else if (!pool->forked())
       pool->free(block);
-    else
-      views.drop(block);
   };
   if (versioned)
     return dlpack_capsule(memory::dlpack::make_versioned(block, num_bytes, where, dropped), "dltensor_versioned");
@@ -96,7 +95,9 @@ class OwnedBlock {
  public:
   OwnedBlock(std::shared_ptr<Pool> pool, std::uint64_t num_bytes, memory::Stream stream)
       : pool_(std::move(pool)), data_(pool_->allocate(num_bytes, stream)) {}
-  ~OwnedBlock() { pool_->free(data_); }
+  ~OwnedBlock() {
+    if (!pool_->forked()) pool_->free(data_);
+  }
   OwnedBlock(const OwnedBlock&) = delete;
   OwnedBlock& operator=(const OwnedBlock&) = delete;
   std::uintptr_t data() const { return reinterpret_cast<std::uintptr_t>(data_); }

@@ -22,16 +22,15 @@ class PrivatePools {
   void release(int device, Id id);
 
   // The pool to allocate from for that stream, or nullptr: the ordinary one. A single load while nothing is captured.
-  Pool* of_stream(int device, void* stream) {
+  std::shared_ptr<Pool> of_stream(int device, void* stream) {
     return routes_in_use_.load(std::memory_order_acquire) == 0 ? nullptr : routed(device, stream);
   }
   // The pool that a block is from, or nullptr: the ordinary one. A single load while no graph lives.
-  Pool* of_block(const void* data) {
+  std::shared_ptr<Pool> of_block(const void* data) {
     return entries_in_use_.load(std::memory_order_acquire) == 0 ? nullptr : owner(data);
   }
   // After a free: memory of graphs that are gone goes back to the device once nothing of it is live.
   void retire();
-  void trim();
 
  private:
   struct Entry {
@@ -42,19 +41,18 @@ class PrivatePools {
     int device;
     Id id;
     Filter filter;
-    Pool* pool;
+    std::shared_ptr<Pool> pool;
   };
   using Key = std::pair<int, Id>;
 
-  Pool* routed(int device, void* stream);
-  Pool* owner(const void* data);
-  void retire_locked();
+  std::shared_ptr<Pool> routed(int device, void* stream);
+  std::shared_ptr<Pool> owner(const void* data);
+  void retire_locked(std::vector<std::shared_ptr<Pool>>& retired);
 
   std::atomic<int> routes_in_use_{0}, entries_in_use_{0};
   std::mutex mutex_;  // guards all below
   std::vector<Route> routes_;
   std::map<Key, Entry> entries_;
-  std::multimap<int, std::shared_ptr<Pool>> idle_;  // by device: for the next graph
 };
 
 }  // namespace pyparallel::memory

@@ -6,6 +6,7 @@
 
 #include "core/error.hpp"
 #include "memory/default_pools.hpp"
+#include "memory/per_process.hpp"
 #include "memory/private_pools.hpp"
 
 namespace pyparallel::memory {
@@ -13,25 +14,23 @@ namespace {
 
 Stream stream_of(void* stream) { return reinterpret_cast<Stream>(stream); }
 
-// Not destroyed at exit, like the default pools.
 PrivatePools& private_pools() {
-  static PrivatePools& forever = *new PrivatePools;
-  return forever;
+  static constinit PerProcess<PrivatePools> pools;
+  return pools.get();
 }
 
-// The pool in which a live block begins, wherever that is: hooks of torch do not name the device.
-Pool& owner(const void* data, const char* what) {
-  if (Pool* const pool = private_pools().of_block(data)) return *pool;
-  Pool* result = nullptr;
-  for_each_default_pool([&](int, Pool& pool) {
-    if (result == nullptr && pool.num_bytes(data) > 0) result = &pool;
+// The pool in which a live block begins, wherever that is: hooks of torch do not name the device. Throws
+// InvalidArgument if there is none.
+std::shared_ptr<Pool> owner(const void* data, const char* what) {
+  if (auto pool = private_pools().of_block(data)) return pool;
+  std::shared_ptr<Pool> result;
+  for_each_default_pool([&](int device, Pool& pool) {
+    if (!result && pool.num_bytes(data) > 0) result = shared_default_pool(device);
   });
-  if (result == nullptr) {
-    std::ostringstream message;
-    message << what << ": " << data << " is no live block of any default pool";
-    throw InvalidArgument(message.str());
-  }
-  return *result;
+  if (result) return result;
+  std::ostringstream message;
+  message << what << ": " << data << " is no live block of any default pool";
+  throw InvalidArgument(message.str());
 }
 
 // ---- pools with functions of their own: a C function has no argument that could name its pool, so that each has a
@@ -59,7 +58,8 @@ void* allocate_segment(std::size_t num_bytes, int, void* stream) {
 
 template <std::size_t slot>
 void free_segment(void* data, std::size_t, int, void*) {
-  if (data != nullptr) slots().pools[slot]->free(data);
+  Pool& pool = *slots().pools[slot];
+  if (data != nullptr && !pool.forked()) pool.free(data);
 }
 
 template <std::size_t... slot>
@@ -96,24 +96,27 @@ using namespace pyparallel::memory;
 extern "C" {
 
 void* pyparallel_torch_allocate(std::size_t num_bytes, int device, void* stream) {
-  Pool* const captured = private_pools().of_stream(device, stream);
-  return (captured != nullptr ? *captured : default_pool(device)).allocate(num_bytes, stream_of(stream));
+  if (const auto captured = private_pools().of_stream(device, stream))
+    return captured->allocate(num_bytes, stream_of(stream));
+  return default_pool(device).allocate(num_bytes, stream_of(stream));
 }
 
 void pyparallel_torch_free(void* data, std::size_t, int device, void*) {
   if (data == nullptr) return;
-  Pool* const captured = private_pools().of_block(data);
-  if (captured == nullptr) return default_pool(device).free(data);
-  captured->free(data);
-  private_pools().retire();
+  if (const auto captured = private_pools().of_block(data)) {
+    captured->free(data);
+    return private_pools().retire();
+  }
+  Pool& pool = default_pool(device);
+  if (default_pools_inherited() && pool.num_bytes(data) == 0) return;  // the parent's: its copy here is nobody's
+  pool.free(data);
 }
 
 void pyparallel_torch_record_stream(void* data, void* stream) {
-  owner(data, "record_stream").use(data, stream_of(stream));
+  owner(data, "record_stream")->use(data, stream_of(stream));
 }
 
 void pyparallel_torch_empty_cache() {
-  private_pools().trim();
   for_each_default_pool([](int, Pool& pool) { pool.trim(); });
 }
 
@@ -124,7 +127,7 @@ void pyparallel_torch_set_memory_fraction(double fraction, int device) {
 }
 
 void* pyparallel_torch_base_allocation(void* data, std::size_t* num_bytes) {
-  const auto [begin, size] = owner(data, "base allocation").segment(data);
+  const auto [begin, size] = owner(data, "base allocation")->segment(data);
   if (num_bytes != nullptr) *num_bytes = size;
   return begin;
 }

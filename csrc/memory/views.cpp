@@ -1,11 +1,13 @@
 // A table of counts.
 #include "memory/views.hpp"
 
+#include "memory/per_process.hpp"
+
 namespace pyparallel::memory {
 
 Views& Views::of_process() {
-  static Views& forever = *new Views;
-  return forever;
+  static constinit PerProcess<Views> views;
+  return views.get();
 }
 
 void Views::add(const void* data) {
@@ -17,6 +19,7 @@ void Views::add(const void* data) {
 void Views::drop(const void* data) noexcept {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = counts_.find(data);
+  if (found == counts_.end()) return;  // a view that the parent of this process made
   if (--found->second == 0) counts_.erase(found);
   all_.fetch_sub(1, std::memory_order_release);
 }

@@ -9,7 +9,7 @@ namespace pyparallel::memory {
 // Of all pools: the addresses of live blocks differ.
 class Views {
  public:
-  static Views& of_process();  // never destroyed
+  static Views& of_process();
 
   void add(const void* data);
   void drop(const void* data) noexcept;
