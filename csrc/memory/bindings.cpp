@@ -1,8 +1,11 @@
 // Bindings of memory: the pool over its upstreams.
 #include "bindings.hpp"
 
+#include <sstream>
+
 #include "memory/pool.hpp"
 #include "memory/upstreams.hpp"
+#include "memory/views.hpp"
 
 namespace pyparallel {
 namespace {
@@ -54,6 +57,17 @@ auto released(const Call& call) {
   return call();
 }
 
+// Its end waits for the device, too.
+std::shared_ptr<Pool> ended_without_gil(std::unique_ptr<memory::Upstream> upstream, std::uint64_t limit,
+                                        memory::Keep keep) {
+  const auto end = [](Pool* pool) {
+    if (PyGILState_Check() == 0) return delete pool;
+    const py::gil_scoped_release release;
+    delete pool;
+  };
+  return {new Pool(std::move(upstream), limit, keep), end};
+}
+
 // The pool calls it without the GIL, and may be the last to hold it.
 std::shared_ptr<Pool::FailureCallback> callback_of(const py::object& function) {
   if (function.is_none()) return nullptr;
@@ -67,15 +81,24 @@ std::shared_ptr<Pool::FailureCallback> callback_of(const py::object& function) {
   });
 }
 
+void free_unviewed(Pool& pool, std::uintptr_t data) {
+  if (const int views = memory::Views::of_process().count(pointer<void>(data)); views > 0) {
+    std::ostringstream message;
+    message << "free: " << pointer<void>(data) << " is still viewed by " << views << " tensors or arrays";
+    throw InvalidArgument(message.str());
+  }
+  pool.free(pointer<void>(data));
+}
+
 }  // namespace
 
 // The pool may wait for the device: never with the GIL.
 void register_memory(py::module_& module) {
   const auto without_gil = py::call_guard<py::gil_scoped_release>();
-  py::class_<Pool>(module, "Pool")
+  py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool")
       .def(py::init([](const std::string& upstream, int device, std::optional<std::uint64_t> limit, bool for_graph) {
-             return std::make_unique<Pool>(memory::make_upstream(upstream, device), limit.value_or(Pool::kUnlimited),
-                                           for_graph ? memory::Keep::kAlways : memory::Keep::kUntilShort);
+             return ended_without_gil(memory::make_upstream(upstream, device), limit.value_or(Pool::kUnlimited),
+                                      for_graph ? memory::Keep::kAlways : memory::Keep::kUntilShort);
            }),
            py::arg("upstream"), py::arg("device"), py::arg("limit"), py::arg("for_graph"))
       .def(
@@ -88,7 +111,11 @@ void register_memory(py::module_& module) {
           "use", [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.use(pointer<void>(data), stream); },
           py::arg("data"), py::arg("stream"), without_gil)
       .def(
-          "free", [](Pool& pool, std::uintptr_t data) { pool.free(pointer<void>(data)); }, py::arg("data"), without_gil)
+          "share",
+          [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.share(pointer<void>(data), stream); },
+          py::arg("data"), py::arg("stream"), without_gil)
+      .def("num_bytes", [](Pool& pool, std::uintptr_t data) { return pool.num_bytes(pointer<void>(data)); })
+      .def("free", &free_unviewed, py::arg("data"), without_gil)
       .def("end_stream", &Pool::end_stream, py::arg("stream"), without_gil)
       .def(
           "locate",
@@ -107,6 +134,7 @@ void register_memory(py::module_& module) {
       .def("trim", &Pool::trim, without_gil)
       .def("statistics", [](Pool& pool) { return as_dict(released([&] { return pool.statistics(); })); })
       .def("stream_statistics", [](Pool& pool) { return as_list(released([&] { return pool.stream_statistics(); })); });
+  register_plugs(module);
 }
 
 }  // namespace pyparallel

@@ -40,15 +40,10 @@ Pool::~Pool() {
     }
     if (streamed.has_last && !forked()) upstream_->destroy(streamed.last);
   }
-  if (forked()) {
+  if (forked())
     (void)upstream_.release();  // the parent's: neither its memory nor its device is ours to touch
-    return;
-  }
-  try {
-    upstream_->synchronize();   // a device may still work on what was freed
-  } catch (const CudaError&) {  // it has failed, or a stream captures: nothing better can be done
-  }
-  arena_.close();
+  else
+    arena_.close();
 }
 
 // Memory goes back after all work on it. Where there is no device any more, there is none to wait for.
