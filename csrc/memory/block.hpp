@@ -30,9 +30,11 @@ struct Block {
   std::atomic<State> state{State::kUnused};
   char* data = nullptr;
   std::uint64_t num_bytes = 0;  // a multiple of kAlignment
-  std::uint64_t requested = 0;  // bytes that the caller asked for
   StreamId stream = 0;          // in whose order it may be used
-  CallSite site = 0;            // where it was asked for, if the pool is observed
+  // Of its latest allocation: written by its owner, and read by whoever lists the pool.
+  std::atomic<std::uint64_t> requested{0};  // bytes that the caller asked for
+  std::atomic<std::uint64_t> serial{0};     // the how many-eth of the pool
+  std::atomic<CallSite> site{0};            // where it was asked for, if the pool is observed
   Segment* segment = nullptr;
   Block *before = nullptr, *after = nullptr;  // neighbours in the segment
   Block* next = nullptr;                      // in a thread's cache

@@ -54,11 +54,13 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
     block = find_block(rounded, id, stream);
     blocks_.insert(block);
   }
-  block->requested = num_bytes, block->site = site;
+  const auto relaxed = std::memory_order_relaxed;
+  block->requested.store(num_bytes, relaxed);
+  block->site.store(site, relaxed);
+  block->serial.store(allocations_.fetch_add(1, relaxed), relaxed);
   block->state.store(State::kLive, std::memory_order_release);
   live_.add(block->num_bytes);
   requested_.add(num_bytes);
-  allocations_.fetch_add(1, std::memory_order_relaxed);
   if (observer) observer->record({Action::kAllocate, block->data, num_bytes, stream, site});
   return block->data;
 }
@@ -82,11 +84,12 @@ void Pool::free(void* data) {
     message << "free: " << data << " is no live block of this pool (freed twice, or of another pool)";
     throw InvalidArgument(message.str());
   }
+  const std::uint64_t requested = block->requested.load(std::memory_order_relaxed);
   live_.subtract(block->num_bytes);
-  requested_.subtract(block->requested);
+  requested_.subtract(requested);
   frees_.fetch_add(1, std::memory_order_relaxed);
   if (Observer* const observer = observer_.load(std::memory_order_acquire))
-    observer->record({Action::kFreeRequested, data, block->requested, 0, observer->call_site()});
+    observer->record({Action::kFreeRequested, data, requested, 0, observer->call_site()});
   if (block->users.empty() && thread_cache().put(block)) return;
   std::lock_guard<std::mutex> lock(mutex_);
   if (block->users.empty()) return insert_free(block);
@@ -263,7 +266,7 @@ void Pool::insert_free(Block* block) {
 void Pool::release_event(Pending* pending) {
   if (--pending->events > 0) return;
   pending_ -= pending->block->num_bytes;
-  tell(Action::kFreeCompleted, pending->block->data, pending->block->requested, 0);
+  tell(Action::kFreeCompleted, pending->block->data, pending->block->requested.load(std::memory_order_relaxed), 0);
   insert_free(pending->block);
   delete pending;
 }

@@ -14,6 +14,7 @@
 
 #include "memory/block.hpp"
 #include "memory/block_map.hpp"
+#include "memory/listing.hpp"
 #include "memory/observer.hpp"
 #include "memory/statistics.hpp"
 #include "memory/thread_cache.hpp"
@@ -44,8 +45,11 @@ class Pool {
   // Returns segments without live blocks to the upstream, after waiting for pending ones; the bytes returned.
   std::uint64_t trim();
   Statistics statistics();
+  // All segments in order of allocation; tells the observer that it looked.
+  std::vector<ListedSegment> list();
   // Tells this observer of everything from now on, or nobody. The pool keeps all it ever had until it ends.
   void observe(std::shared_ptr<Observer> observer);
+  Observer* observer() const { return observer_.load(std::memory_order_acquire); }
   std::uint64_t reserved() const { return reserved_.value(); }
 
  private:

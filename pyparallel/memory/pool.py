@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pyparallel._native import core
+from pyparallel.memory.recording import Recording
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class MemoryPool:
         self.upstream = upstream
         self.limit = limit
         self._native = core.Pool(upstream, limit)
+        self._recording: Recording | None = None
 
     def allocate(self, num_bytes: int, *, stream: int = 0) -> Block:
         """A block whose values are undefined, to be used in the order of a stream.
@@ -120,3 +122,31 @@ class MemoryPool:
     def statistics(self) -> Statistics:
         """What the pool has done and holds."""
         return Statistics(**self._native.statistics())
+
+    def record(
+        self, *, history: bool = True, max_events: int = 1 << 16, frames: int = 8
+    ) -> Recording:
+        """Watches the pool from now on, until the recording is closed or another begins.
+
+        Live blocks then know their call site, and `snapshot` has the latest events. Costs nothing
+        before, and afterwards as little. A pool keeps the memory of its recordings until it ends.
+
+        Args:
+            history: keep events; otherwise only call sites are taken.
+            max_events: the least number of events kept, in 64 bytes each; older ones are
+                overwritten, and counted.
+            frames: of a call site, from the innermost outwards; at most 60. 0: no call sites.
+                They are taken only from threads that run Python at that moment.
+
+        Returns:
+            What ends it: a context manager, with `close()`.
+
+        Raises:
+            ValueError: a number of events or frames that cannot be kept.
+        """
+        if self._recording is not None:
+            self._recording.close()
+        self._recording = Recording(
+            self._native, max_events=max_events if history else 0, frames=frames
+        )
+        return self._recording

@@ -1,0 +1,25 @@
+// A pool's segments and blocks as they were at one moment.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "memory/block.hpp"
+
+namespace pyparallel::memory {
+
+struct ListedBlock {
+  const char* data;
+  std::uint64_t num_bytes, requested;
+  std::uint64_t serial;  // the how many-eth allocation it was given to, from 0
+  Stream stream;         // the last handle of the stream in whose order it may be used
+  CallSite site;
+  State state;  // kLive or kPending, with what belongs to them, or kFree: also what a thread keeps for itself
+};
+
+struct ListedSegment {
+  const char* data;
+  std::uint64_t num_bytes;
+  std::vector<ListedBlock> blocks;  // in order of address: all of the segment
+};
+
+}  // namespace pyparallel::memory
