@@ -87,6 +87,7 @@ void register_memory(py::module_& module) {
           py::arg("data"))
       .def("trim", &Pool::trim, without_gil)
       .def("blocks", [](Pool& pool) { return as_list(list_of(pool)); })
+      .def("observed", &Pool::observed)
       .def("observe", &observe, py::arg("observer").none(true))
       .def("statistics", [](Pool& pool) { return as_dict(pool.statistics()); });
 }

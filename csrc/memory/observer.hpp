@@ -17,7 +17,7 @@ enum class Action : std::uint8_t {
   kSegmentAllocate,
   kSegmentExtend,
   kSegmentRelease,
-  kPagesRelease,  // of a segment, which keeps their addresses
+  kPagesRelease,  // of a segment, which keeps their addresses, or ends if nothing else is left of it
   kPagesRestore,
   kOutOfMemory,  // `num_bytes` were asked for
   kListed,       // somebody looked at the pool's blocks: what was told before is in that list
@@ -38,7 +38,7 @@ class Observer {
   virtual CallSite call_site() noexcept = 0;
   // Any thread, perhaps under the pool's lock: calls neither Python nor the pool.
   virtual void record(const Report& report) noexcept = 0;
-  // A call site in words, such as "train.py:12 step". Any thread, without the pool's lock; calls no Python.
+  // A place in words, as "train.py:31 in step"; empty for 0. Any thread, without the pool's lock; calls no Python.
   virtual std::string describe(CallSite) const { return {}; }
 };
 

@@ -7,7 +7,8 @@ namespace pyparallel::memory {
 namespace {
 
 constexpr std::uint64_t kBlock = 512, kMiB = 1 << 20;
-constexpr std::uint64_t kSmall = kMiB, kSmallSegment = 2 * kMiB, kLargeSegment = 20 * kMiB, kLeastOwnSegment = 10 * kMiB;
+constexpr std::uint64_t kSmall = kMiB, kSmallSegment = 2 * kMiB, kLargeSegment = 20 * kMiB,
+                        kLeastOwnSegment = 10 * kMiB;
 constexpr std::uint64_t kSegmentSpacing = std::uint64_t{1} << 44;  // addresses between segments
 
 std::uint64_t round_up(std::uint64_t num_bytes, std::uint64_t multiple) {

@@ -130,12 +130,12 @@ def assert_no_leak(pool: MemoryPool) -> Iterator[None]:
         AssertionError: blocks are live; with their bytes and call sites.
     """
     recording = _with_sites(pool)
-    first = pool.statistics().allocations
+    before = pool._native.observed()
     try:
         yield
-        if _live(pool, since=first):
+        if _live(pool, after=before):
             gc.collect()
-        left = _live(pool, since=first)
+        left = _live(pool, after=before)
         if left:
             raise AssertionError(_complaint(left))
     finally:
@@ -146,12 +146,12 @@ def assert_no_leak(pool: MemoryPool) -> Iterator[None]:
 Live = tuple[int, int, int, int]  # address, bytes asked for, serial number, site
 
 
-def _live(pool: MemoryPool, *, since: int = 0) -> list[Live]:
+def _live(pool: MemoryPool, *, after: int | None = None) -> list[Live]:
     return [
         (address, requested, serial, site)
         for _, _, blocks in pool._native.blocks()
         for address, _, requested, serial, _, site, state in blocks
-        if state == summary.LIVE and serial >= since
+        if state == summary.LIVE and (after is None or serial > after)
     ]
 
 

@@ -118,7 +118,7 @@ def _segment(
         "allocated_size": allocated,
         "active_size": allocated + pending,
         "requested_size": sum(block["requested_size"] for block in blocks),
-        "stream": blocks[0]["stream"],
+        "stream": 0,  # blocks of several streams may lie in one
         "segment_type": "large",
         "segment_pool_id": (0, 0),
         "is_expandable": pool.upstream != "cuda",
