@@ -150,6 +150,8 @@ def _trace(
             owners[address] = stream, site
         elif action == "free_completed":
             stream, site = owners.get(address, (stream, site))
+        elif action.startswith("segment"):
+            stream = 0  # as of segments
         entry = {
             "action": action,
             "device_free" if action == "oom" else "addr": address,
