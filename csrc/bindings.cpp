@@ -6,4 +6,5 @@ PYBIND11_MODULE(_C, module) {
   pyparallel::register_core(module);
   pyparallel::register_kernels(module);
   pyparallel::register_comm(module);
+  pyparallel::register_memory(module);
 }

@@ -10,7 +10,7 @@
 #include <fstream>
 #include <string>
 
-#include "comm/shm/segment.hpp"
+#include "core/shared_segment.hpp"
 
 namespace pyparallel::shm {
 namespace {

@@ -36,7 +36,7 @@ struct World {
       for (const auto& rank : ranks) moved |= rank->progress();
     }
   }
-  std::shared_ptr<Segment> segment;
+  std::shared_ptr<SharedSegment> segment;
   std::vector<int> processes;
   PeerReader reader;  // of all: they are one process
   std::vector<std::shared_ptr<SegmentTable>> tables;
@@ -66,7 +66,7 @@ struct Bytes {
   }
   std::vector<char> own;
   std::shared_ptr<SegmentTable> table;
-  std::shared_ptr<Segment> segment;
+  std::shared_ptr<SharedSegment> segment;
   char* data;
 };
 

@@ -1,5 +1,5 @@
 // memfd segments: creation with a check of the memory at hand, opening through /proc, one mapping per process.
-#include "comm/shm/segment.hpp"
+#include "core/shared_segment.hpp"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -17,11 +17,11 @@
 
 #include "core/error.hpp"
 
-namespace pyparallel::shm {
+namespace pyparallel {
 namespace {
 
 std::mutex registry_mutex;
-std::map<std::pair<dev_t, ino_t>, std::weak_ptr<Segment>> registry;  // guarded by registry_mutex
+std::map<std::pair<dev_t, ino_t>, std::weak_ptr<SharedSegment>> registry;  // guarded by registry_mutex
 
 std::uint64_t read_number(const std::string& path, std::uint64_t missing) {
   std::ifstream file(path);
@@ -49,6 +49,26 @@ std::uint64_t mem_available() {
 
 std::string system_error(const std::string& what) { return what + ": " + std::strerror(errno); }
 
+int new_memory() {
+  const int fd = memfd_create("pyparallel", MFD_CLOEXEC);
+  if (fd < 0) throw std::runtime_error(system_error("cannot create shared memory (memfd_create)"));
+  return fd;
+}
+
+// Closes `fd` if that fails. A segment without all its pages is mapped as it is.
+char* map_whole(int fd, const struct stat& status) {
+  const auto num_bytes = static_cast<std::uint64_t>(status.st_size);
+  const bool is_sparse = static_cast<std::uint64_t>(status.st_blocks) * 512 < num_bytes;
+  const int flags = MAP_SHARED | (is_sparse ? MAP_NORESERVE : MAP_POPULATE);
+  void* const address = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (address != MAP_FAILED) return static_cast<char*>(address);
+  const int error = errno;
+  close(fd);
+  if (error == ENOMEM) out_of_memory(num_bytes);
+  throw std::runtime_error("cannot map " + std::to_string(num_bytes) +
+                           " bytes of shared memory: " + std::strerror(error));
+}
+
 }  // namespace
 
 std::uint64_t available_memory() {
@@ -59,45 +79,35 @@ std::uint64_t available_memory() {
   return std::min(mem_available(), within_group);
 }
 
-Segment::Segment(int fd, std::uint64_t num_bytes) : fd_(fd), num_bytes_(num_bytes) {
-  void* address = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (address == MAP_FAILED) {
-    close(fd);
-    if (errno == ENOMEM) out_of_memory(num_bytes);
-    throw std::runtime_error(system_error("cannot map " + std::to_string(num_bytes) + " bytes of shared memory"));
-  }
-  data_ = static_cast<char*>(address);
-}
-
-Segment::~Segment() {
+SharedSegment::~SharedSegment() {
   munmap(data_, num_bytes_);
   close(fd_);
 }
 
-std::shared_ptr<Segment> Segment::adopt(int fd) {
+std::shared_ptr<SharedSegment> SharedSegment::adopt(int fd) {
   struct stat status;
   if (fstat(fd, &status) != 0) {
     close(fd);
     throw std::runtime_error(system_error("cannot read the size of a shared segment"));
   }
   std::lock_guard<std::mutex> lock(registry_mutex);
-  std::weak_ptr<Segment>& known = registry[{status.st_dev, status.st_ino}];
-  if (std::shared_ptr<Segment> segment = known.lock()) {
+  std::weak_ptr<SharedSegment>& known = registry[{status.st_dev, status.st_ino}];
+  if (std::shared_ptr<SharedSegment> segment = known.lock()) {
     close(fd);
     return segment;
   }
-  std::shared_ptr<Segment> segment(new Segment(fd, static_cast<std::uint64_t>(status.st_size)));
+  char* const data = map_whole(fd, status);
+  std::shared_ptr<SharedSegment> segment(new SharedSegment(fd, static_cast<std::uint64_t>(status.st_size), data));
   known = segment;
   for (auto entry = registry.begin(); entry != registry.end();)
     entry = entry->second.expired() ? registry.erase(entry) : std::next(entry);
   return segment;
 }
 
-std::shared_ptr<Segment> Segment::create(std::uint64_t num_bytes) {
+std::shared_ptr<SharedSegment> SharedSegment::create(std::uint64_t num_bytes) {
   if (num_bytes == 0) throw InvalidArgument("a shared segment needs at least one byte");
   if (num_bytes > available_memory()) out_of_memory(num_bytes);
-  const int fd = memfd_create("pyparallel", MFD_CLOEXEC);
-  if (fd < 0) throw std::runtime_error(system_error("cannot create shared memory (memfd_create)"));
+  const int fd = new_memory();
   // Pages are taken now, so that a lack of memory is an error here and not a SIGBUS at the first touch.
   if (ftruncate(fd, static_cast<off_t>(num_bytes)) != 0 || posix_fallocate(fd, 0, static_cast<off_t>(num_bytes)) != 0) {
     close(fd);
@@ -106,7 +116,35 @@ std::shared_ptr<Segment> Segment::create(std::uint64_t num_bytes) {
   return adopt(fd);
 }
 
-std::shared_ptr<Segment> Segment::open(int pid, int fd) {
+std::shared_ptr<SharedSegment> SharedSegment::reserve(std::uint64_t most, std::uint64_t least) {
+  for (std::uint64_t size = most;; size /= 2) {
+    const int fd = new_memory();
+    if (ftruncate(fd, static_cast<off_t>(size)) == 0) {
+      try {
+        return adopt(fd);
+      } catch (const OutOfMemoryError&) {  // has closed it
+      }
+    } else {
+      close(fd);
+    }
+    if (size / 2 < least) out_of_memory(size);
+  }
+}
+
+bool SharedSegment::populate(std::uint64_t offset, std::uint64_t num_bytes) {
+  if (num_bytes > available_memory()) return false;
+  if (posix_fallocate(fd_, static_cast<off_t>(offset), static_cast<off_t>(num_bytes)) != 0) return false;
+#ifdef MADV_POPULATE_WRITE
+  madvise(data_ + offset, num_bytes, MADV_POPULATE_WRITE);  // where the kernel is older, at the first touch
+#endif
+  return true;
+}
+
+void SharedSegment::punch(std::uint64_t offset, std::uint64_t num_bytes) noexcept {
+  fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(num_bytes));
+}
+
+std::shared_ptr<SharedSegment> SharedSegment::open(int pid, int fd) {
   const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
   const int opened = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (opened < 0)
@@ -115,4 +153,4 @@ std::shared_ptr<Segment> Segment::open(int pid, int fd) {
   return adopt(opened);
 }
 
-}  // namespace pyparallel::shm
+}  // namespace pyparallel

@@ -1,0 +1,122 @@
+// Bindings of memory: the pool over its upstreams.
+#include "bindings.hpp"
+
+#include <sstream>
+
+#include "memory/pool.hpp"
+#include "memory/pool_conversions.hpp"
+#include "memory/python_sites.hpp"
+#include "memory/upstreams.hpp"
+#include "memory/views.hpp"
+
+namespace pyparallel {
+namespace {
+
+using memory::Pool;
+
+// The pool's lock is never waited for with the GIL: who holds it may wait for the device.
+template <class Call>
+auto released(const Call& call) {
+  const py::gil_scoped_release release;
+  return call();
+}
+
+// Its end waits for the device, too.
+std::shared_ptr<Pool> ended_without_gil(std::unique_ptr<memory::Upstream> upstream, std::uint64_t limit,
+                                        memory::Keep keep) {
+  const auto end = [](Pool* pool) {
+    if (PyGILState_Check() == 0) return delete pool;
+    const py::gil_scoped_release release;
+    delete pool;
+  };
+  return {new Pool(std::move(upstream), limit, keep), end};
+}
+
+// The pool calls it without the GIL, and may be the last to hold it.
+std::shared_ptr<Pool::FailureCallback> callback_of(const py::object& function) {
+  if (function.is_none()) return nullptr;
+  auto held = std::shared_ptr<py::object>(new py::object(function), [](py::object* object) {
+    const py::gil_scoped_acquire acquire;
+    delete object;
+  });
+  return std::make_shared<Pool::FailureCallback>([held](std::uint64_t num_bytes) {
+    const py::gil_scoped_acquire acquire;
+    return (*held)(num_bytes).cast<bool>();
+  });
+}
+
+void free_unviewed(Pool& pool, std::uintptr_t data) {
+  if (const int views = memory::Views::of_process().count(pointer<void>(data)); views > 0) {
+    std::ostringstream message;
+    message << "free: " << pointer<void>(data) << " is still viewed by " << views << " tensors or arrays";
+    throw InvalidArgument(message.str());
+  }
+  pool.free(pointer<void>(data));
+}
+
+void observe(Pool& pool, std::shared_ptr<memory::Recorder> recorder) {
+  const py::gil_scoped_release without_gil;
+  pool.observe(std::move(recorder));
+}
+
+}  // namespace
+
+// The pool may wait for the device: never with the GIL. The caller's place is taken before.
+void register_memory(py::module_& module) {
+  register_recorder(module);
+  const auto without_gil = py::call_guard<py::gil_scoped_release>();
+  py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool")
+      .def(py::init([](const std::string& upstream, int device, std::optional<std::uint64_t> limit, bool for_graph) {
+             return ended_without_gil(memory::make_upstream(upstream, device), limit.value_or(Pool::kUnlimited),
+                                      for_graph ? memory::Keep::kAlways : memory::Keep::kUntilShort);
+           }),
+           py::arg("upstream"), py::arg("device"), py::arg("limit"), py::arg("for_graph"))
+      .def(
+          "allocate",
+          [](Pool& pool, std::uint64_t num_bytes, memory::Stream stream) {
+            const HeldSite site(pool.observer());
+            const py::gil_scoped_release without_gil;
+            return reinterpret_cast<std::uintptr_t>(pool.allocate(num_bytes, stream));
+          },
+          py::arg("num_bytes"), py::arg("stream"))
+      .def(
+          "use", [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.use(pointer<void>(data), stream); },
+          py::arg("data"), py::arg("stream"), without_gil)
+      .def(
+          "share",
+          [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.share(pointer<void>(data), stream); },
+          py::arg("data"), py::arg("stream"), without_gil)
+      .def("num_bytes", [](Pool& pool, std::uintptr_t data) { return pool.num_bytes(pointer<void>(data)); })
+      .def(
+          "free",
+          [](Pool& pool, std::uintptr_t data) {
+            const HeldSite site(pool.observer());
+            const py::gil_scoped_release without_gil;
+            free_unviewed(pool, data);
+          },
+          py::arg("data"))
+      .def("end_stream", &Pool::end_stream, py::arg("stream"), without_gil)
+      .def(
+          "locate",
+          [](Pool& pool, std::uintptr_t data) -> std::optional<std::pair<int, std::uint64_t>> {
+            const auto place = pool.locate(pointer<void>(data));
+            return place ? std::make_optional(std::make_pair(place->segment->fd(), place->offset)) : std::nullopt;
+          },
+          py::arg("data"), without_gil)
+      .def(
+          "on_failure",
+          [](Pool& pool, const py::object& function) {
+            auto callback = callback_of(function);
+            released([&] { pool.on_failure(std::move(callback)); });
+          },
+          py::arg("function"))
+      .def("trim", &Pool::trim, without_gil)
+      .def("blocks", [](Pool& pool) { return as_list(released([&] { return pool.list(); })); })
+      .def("observed", &Pool::observed)
+      .def("observe", &observe, py::arg("observer").none(true))
+      .def("statistics", [](Pool& pool) { return as_dict(released([&] { return pool.statistics(); })); })
+      .def("stream_statistics", [](Pool& pool) { return as_list(released([&] { return pool.stream_statistics(); })); });
+  register_plugs(module);
+}
+
+}  // namespace pyparallel

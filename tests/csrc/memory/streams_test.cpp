@@ -1,0 +1,210 @@
+// A pool over several streams: whatever is allocated, used, freed and left running, no two uses of a byte race.
+#include <memory>
+
+#include "check.hpp"
+#include "memory/pool.hpp"
+#include "memory/shrink.hpp"
+
+using namespace pyparallel;
+using namespace pyparallel::memory;
+
+namespace {
+
+constexpr std::uint64_t kMiB = 1 << 20;
+
+struct OnePool {
+  StreamWorld world;
+  SimulatedUpstream* upstream;
+  std::unique_ptr<Pool> pool;
+
+  explicit OnePool(std::uint64_t capacity, bool pages = false) {
+    auto simulated = std::make_unique<SimulatedUpstream>(world, capacity, pages);
+    upstream = simulated.get();
+    pool = std::make_unique<Pool>(std::move(simulated));
+  }
+  char* allocate(std::uint64_t num_bytes, Stream stream, const char* what) {
+    auto* const data = static_cast<char*>(pool->allocate(num_bytes, stream));
+    world.touch(stream, data, num_bytes, what);
+    return data;
+  }
+};
+
+void random_histories_have_no_race(std::mt19937_64& random) {
+  int failures = 0, synchronizations = 0;
+  std::uint64_t reuses = 0;
+  for (int i = 0; i < 300; ++i) {
+    const Setting setting = {i % 2 ? 24 * kMiB : 1024 * kMiB, i % 4 < 2};
+    const std::vector<Step> history = random_history(random, 400, 6 * kMiB);
+    const Outcome outcome = outcome_of<Pool>(history, setting);
+    if (!outcome.fault.empty()) {
+      std::cerr << report_of<Pool>(history, setting);
+      std::exit(1);
+    }
+    failures += outcome.out_of_memory, synchronizations += outcome.synchronizations;
+    reuses += outcome.cross_stream_reuses;
+  }
+  // These histories went where the pool is in danger.
+  CHECK_EQUAL(failures > 0 && synchronizations > 0 && reuses > 0, true);
+}
+
+// Tests of the test: what a lie of the upstream leads to is a race, and both uses are named.
+void lies_are_found(std::mt19937_64& random) {
+  const auto begins_with = [](const std::string& fault, const char* what) {
+    if (fault.starts_with(what)) return;
+    std::cerr << "found: " << fault << "not: " << what << "\n";
+    std::exit(1);
+  };
+  for (const Lie lie : {Lie::kEventsPassAtOnce, Lie::kStreamsDoNotWait, Lie::kNobodySynchronizes,
+                        Lie::kHandlesAreIdentities, Lie::kNothingIsCaptured}) {
+    std::string fault;
+    for (int i = 0; i < 200 && fault.empty(); ++i) {
+      const Setting setting = {24 * kMiB, i % 2 == 0, lie};
+      const std::vector<Step> history = random_history(random, 400, 6 * kMiB);
+      if (!outcome_of<Pool>(history, setting).fault.empty()) fault = report_of<Pool>(history, setting);
+    }
+    if (lie == Lie::kNothingIsCaptured)
+      begins_with(fault, fault.starts_with("the host waits")
+                             ? "the host waits for the device while a stream is captured"
+                             : "the pool records an event on a captured stream");
+    else
+      begins_with(fault, "race: ");
+    CHECK_EQUAL(lie == Lie::kNothingIsCaptured || fault.find(" and then ") != std::string::npos, true);
+  }
+}
+
+void one_stream_needs_no_event() {
+  OnePool one(1024 * kMiB);
+  for (int i = 0; i < 100; ++i) one.pool->free(one.pool->allocate(3 * kMiB, 1));
+  CHECK_EQUAL(one.pool->statistics().events, std::uint64_t{0});
+  CHECK_EQUAL(one.pool->statistics().reserved, 4 * kMiB);
+}
+
+// A slow stream keeps what it uses and nothing else.
+void a_slow_stream_pins_only_its_own() {
+  OnePool one(16 * kMiB);
+  Pool& pool = *one.pool;
+  void *slow = pool.allocate(4 * kMiB, 1), *quick = pool.allocate(4 * kMiB, 1);
+  pool.use(slow, 2), pool.use(quick, 3);
+  pool.free(slow), pool.free(quick);
+  CHECK_EQUAL(pool.statistics().pending, 8 * kMiB);
+  one.world.finish_stream(3);
+  pool.allocate(4 * kMiB, 1);
+  CHECK_EQUAL(pool.statistics().pending, 4 * kMiB);
+  CHECK_EQUAL(pool.statistics().reserved, 8 * kMiB);
+  CHECK_EQUAL(one.upstream->synchronizations, 0);
+}
+
+// Out of memory with a fitting block in hand is no reason to fail.
+void pending_memory_is_waited_for_when_short() {
+  OnePool one(8 * kMiB);
+  void* const block = one.pool->allocate(8 * kMiB, 1);
+  one.pool->use(block, 2);
+  one.pool->free(block);
+  CHECK_EQUAL(one.pool->allocate(8 * kMiB, 1) == block, true);
+  CHECK_EQUAL(one.upstream->synchronizations > 0, true);
+}
+
+void pieces_of_several_streams_come_together_when_short() {
+  OnePool one(8 * kMiB);
+  std::vector<void*> pieces;
+  void* const whole = one.pool->allocate(8 * kMiB, 1);
+  one.pool->free(whole);
+  for (std::uint64_t stream = 1; stream <= 8; ++stream) pieces.push_back(one.pool->allocate(kMiB, stream));
+  for (void* piece : pieces) one.pool->free(piece);
+  CHECK_EQUAL(one.pool->allocate(8 * kMiB, 9) == whole, true);
+}
+
+// Keyed by identity, not by handle: the heir of a handle gets nothing of the dead before its work is over.
+void a_recycled_handle_is_another_stream() {
+  OnePool one(16 * kMiB);
+  const Stream old = one.world.create_stream();
+  char* const block = one.allocate(4 * kMiB, old, "work of the dead stream");
+  one.pool->free(block);
+  one.world.destroy_stream(old);
+  const Stream heir = one.world.create_stream();
+  CHECK_EQUAL(heir, old);
+  CHECK_EQUAL(one.allocate(4 * kMiB, heir, "work of the heir") == block, false);
+  one.allocate(8 * kMiB, heir, "more work");
+  CHECK_EQUAL(one.allocate(4 * kMiB, heir, "work when memory is short") == block, true);  // after waiting
+}
+
+// A stream whose end the pool was told of: its blocks are shared when its last work is over, without waiting.
+void an_ended_stream_leaves_its_blocks() {
+  OnePool one(16 * kMiB);
+  const Stream old = one.world.create_stream(), other = one.world.create_stream();
+  char* const block = one.allocate(4 * kMiB, old, "work of the dead stream");
+  one.pool->end_stream(old);
+  one.world.finish_stream(old);
+  one.world.destroy_stream(old);
+  one.pool->free(block);
+  CHECK_EQUAL(one.allocate(4 * kMiB, other, "work of another stream") == block, true);
+  CHECK_EQUAL(one.upstream->synchronizations, 0);
+}
+
+// No event on a captured stream and no waiting while one is captured; what it used comes back when that has ended.
+void a_capture_is_left_alone() {
+  OnePool one(8 * kMiB);
+  Pool& pool = *one.pool;
+  const Stream own = one.world.create_stream(), captured = one.world.create_stream();
+  char* const block = one.allocate(8 * kMiB, own, "first use");
+  one.world.order(captured, own);
+  pool.use(block, captured);
+  one.world.touch(captured, block, 8 * kMiB, "use before the capture");
+  one.world.begin_capture(captured);
+  pool.free(block);
+  CHECK_THROWS(pool.allocate(8 * kMiB, own), OutOfMemoryError);
+  CHECK_EQUAL(pool.trim(), std::uint64_t{0});
+  CHECK_EQUAL(pool.statistics().pending, 8 * kMiB);
+  CHECK_EQUAL(one.upstream->synchronizations, 0);
+  one.world.end_capture(captured);
+  CHECK_EQUAL(one.allocate(8 * kMiB, own, "use after the capture") == block, true);
+}
+
+// The memory of a captured step is there at every launch, whatever is trimmed; and inside, blocks follow the stream.
+std::string launch_a_captured_step(Keep keep) {
+  StreamWorld world;
+  Pool pool(std::make_unique<SimulatedUpstream>(world, 64 * kMiB), Pool::kUnlimited, keep);
+  const Stream captured = world.create_stream(), launcher = world.create_stream();
+  world.begin_capture(captured);
+  char *before = nullptr, *data = nullptr;
+  for (int i = 0; i < 3; ++i) {
+    data = static_cast<char*>(pool.allocate(3 * kMiB, captured));
+    world.touch(captured, data, 3 * kMiB, "layer " + std::to_string(i));
+    pool.free(data);
+    CHECK_EQUAL(before == nullptr || before == data, true);
+    before = data;
+  }
+  const std::size_t graph = world.end_capture(captured);
+  try {
+    for (int i = 0; i < 3; ++i) {
+      world.launch(graph, launcher);
+      pool.trim();
+    }
+  } catch (const Misuse& misuse) {
+    return misuse.what();
+  }
+  return "";
+}
+
+void a_graph_keeps_its_memory() {
+  CHECK_EQUAL(launch_a_captured_step(Keep::kAlways).empty(), true);
+  // The test of the test: a pool that is trimmed pulls the memory away from under the graph.
+  CHECK_EQUAL(launch_a_captured_step(Keep::kUntilShort).find("which the upstream does not hold") != std::string::npos,
+              true);
+}
+
+}  // namespace
+
+int main() {
+  std::mt19937_64 random = fresh_random();
+  random_histories_have_no_race(random);
+  lies_are_found(random);
+  one_stream_needs_no_event();
+  a_slow_stream_pins_only_its_own();
+  pending_memory_is_waited_for_when_short();
+  pieces_of_several_streams_come_together_when_short();
+  a_recycled_handle_is_another_stream();
+  an_ended_stream_leaves_its_blocks();
+  a_capture_is_left_alone();
+  a_graph_keeps_its_memory();
+}
