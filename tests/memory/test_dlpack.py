@@ -92,7 +92,7 @@ def test_a_capsule_is_consumed_once() -> None:
     block = pool.allocate(10)
     capsule = block.__dlpack__()
     tensor = torch.utils.dlpack.from_dlpack(capsule)
-    with pytest.raises(RuntimeError, match="(?i)capsule"):
+    with pytest.raises(RuntimeError, match=r"(?i)capsule"):
         torch.utils.dlpack.from_dlpack(capsule)
     del capsule
     tensor.fill_(1)

@@ -1,4 +1,4 @@
-"""Torch from a pool, on a machine without CUDA: against stand-ins that call what torch would call."""
+"""Torch from a pool without CUDA: stand-ins call what torch would call."""
 
 from __future__ import annotations
 
