@@ -6,8 +6,11 @@
 #include <array>
 
 #include "core/error.hpp"
-#include "memory/host_upstream.hpp"
 #include "memory/per_process.hpp"
+#include "memory/upstreams.hpp"
+#if PYPARALLEL_CUDA
+#include "core/device_guard.hpp"
+#endif
 
 namespace pyparallel::memory {
 namespace {
@@ -29,22 +32,24 @@ std::size_t checked_place(int device) {
   return static_cast<std::size_t>(device + 1);
 }
 
-[[noreturn]] void no_cuda(int device) {
-  throw InvalidArgument("memory of CUDA device " + std::to_string(device) +
-                        ": this build of pyparallel has no CUDA (see pyparallel.features()): build it with nvcc");
-}
-
 }  // namespace
 
 std::unique_ptr<Upstream> device_upstream(int device) {
-  if (device == kHost) return std::make_unique<HostUpstream>();
-  no_cuda(device);
+  return device == kHost ? make_upstream("host", 0) : make_upstream("cuda-vmm", device);
 }
 
 std::uint64_t device_memory(int device) {
   if (device == kHost)
     return static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
-  no_cuda(device);
+#if PYPARALLEL_CUDA
+  const DeviceGuard guard(device);
+  std::size_t available = 0, total = 0;
+  check_cuda(cudaMemGetInfo(&available, &total), "cudaMemGetInfo");
+  return total;
+#else
+  throw InvalidArgument("memory of CUDA device " + std::to_string(device) +
+                        ": this build of pyparallel has no CUDA (see pyparallel.features()): build it with nvcc");
+#endif
 }
 
 Pool& default_pool(int device) {
