@@ -130,7 +130,7 @@ def assert_no_leak(pool: MemoryPool) -> Iterator[None]:
         AssertionError: blocks are live; with their bytes and call sites.
     """
     recording = _with_sites(pool)
-    before = core.observed(pool.native)
+    before = pool.native.observed()
     try:
         yield
         if _live(pool, after=before):
@@ -149,7 +149,7 @@ Live = tuple[int, int, int, int]  # address, bytes asked for, serial number, sit
 def _live(pool: MemoryPool, *, after: int | None = None) -> list[Live]:
     return [
         (address, requested, serial, site)
-        for _, _, blocks in core.blocks_of(pool.native)
+        for _, _, blocks in pool.native.blocks()
         for address, _, requested, serial, _, site, state in blocks
         if state == summary.LIVE and (after is None or serial > after)
     ]
@@ -157,7 +157,7 @@ def _live(pool: MemoryPool, *, after: int | None = None) -> list[Live]:
 
 def _with_sites(pool: MemoryPool) -> Recording | None:
     """Call sites are taken from now on; what ends that, or None if they were before."""
-    if core.observer_of(pool.native) is not None:
+    if pool.native.observer() is not None:
         return None
     return pool.record(history=False, frames=FRAMES)
 

@@ -12,7 +12,8 @@ from typing import Any
 from pyparallel._native import core
 from pyparallel.memory import summary
 from pyparallel.memory._restricted_pickle import load_plain
-from pyparallel.memory.pool import MemoryPool, Statistics
+from pyparallel.memory.pool import MemoryPool
+from pyparallel.memory.statistics import Statistics
 
 Event = tuple[str, int, int, int, int, int, int]
 
@@ -38,8 +39,8 @@ def snapshot(pool: MemoryPool) -> dict[str, Any]:
     """
     device = max(0, pool.device)
     sites = _Sites()
-    segments = [_segment(pool, listed, device, sites) for listed in core.blocks_of(pool.native)]
-    recorder = core.last_observer_of(pool.native)
+    segments = [_segment(pool, listed, device, sites) for listed in pool.native.blocks()]
+    recorder = pool.native.last_observer()
     events, lost = recorder.history() if recorder else ([], 0)
     trace = _trace(_until_listed(events), segments, sites)
     _add_free_bytes(trace, sum(segment["total_size"] for segment in segments), pool.limit)
