@@ -53,11 +53,19 @@ class Pool {
   void* allocate(std::uint64_t num_bytes, Stream stream = 0);
   // The block is used by work on another stream than its own: free() waits for that work.
   void use(void* data, Stream stream);
+  // Likewise, and that work comes after all that is in the block's own stream now. Throws InvalidArgument where a
+  // stream takes no event: it is being captured, or gone.
+  void share(void* data, Stream stream);
   // Gives a block back in the order of its own stream; the caller enqueues no more work on it. Never synchronises.
   // Throws InvalidArgument for an address that is no live block's.
   void free(void* data);
   // The stream will be destroyed, and gets no more work: the last chance to order others after what it has.
   void end_stream(Stream stream);
+
+  // Bytes that the live block beginning there may use; 0 if there is none. Of one's own block it stays true.
+  std::uint64_t num_bytes(const void* data);
+  // The segment in which that block lies: its first address and bytes. Throws InvalidArgument if there is none.
+  std::pair<char*, std::uint64_t> segment(const void* data);
 
   // Returns segments without live blocks, and free pages of others, to the upstream, after waiting for all work; the
   // bytes returned. 0 while a stream captures.
@@ -70,7 +78,10 @@ class Pool {
   void observe(std::shared_ptr<Observer> observer);
   // Replaces the callback, or ends it with nullptr.
   void on_failure(std::shared_ptr<FailureCallback> callback);
+  // The most bytes it takes from the upstream from now on; what it has it keeps until trim().
+  void set_limit(std::uint64_t limit);
   std::uint64_t reserved() const { return arena_.reserved.value(); }
+  std::uint64_t live() const { return live_.value(); }
   const char* upstream_name() const { return upstream_->name(); }
   // Whether this is the copy in a forked child: it can be neither used nor freed to.
   bool forked() const;
