@@ -26,7 +26,7 @@ def default_pool(device: torch.device | str | int = "cpu") -> MemoryPool:
     with _lock:
         pool = _pools.get(index)
         if pool is None:
-            upstream = "host" if index < 0 else "cuda"
+            upstream = "host" if index < 0 else "cuda-vmm"
             pool = MemoryPool.of_native(core.default_pool(index), upstream, device=index)
             _pools[index] = pool
     return pool
