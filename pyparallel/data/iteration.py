@@ -18,7 +18,7 @@ from pyparallel.data import tree
 from pyparallel.data.meter import PREPROCESS, READ, STAGE, Meter
 from pyparallel.data.resume import Position, skip
 from pyparallel.data.staging import Transport
-from pyparallel.data.window import Entry, Window
+from pyparallel.data.window import EndedError, Entry, Window
 
 PATIENCE_SECONDS = 5.0
 """How long the end of an iteration waits for a loader that does not come back."""
@@ -117,7 +117,12 @@ class Iteration(Iterator[Any]):
             raise StopIteration
         start = time.monotonic_ns()
         ready = self._window.num_ready()
-        entry = self._window.pop()
+        try:
+            entry = self._window.pop()
+        except EndedError:
+            if self._is_over:  # meanwhile, in another thread
+                raise StopIteration from None
+            raise
         if not entry.is_batch:
             return self._finish(entry, start)
         value, entry.value = entry.value, None
