@@ -117,7 +117,7 @@ class Loop:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; see `--help`."""
-    parser = command.parser(NAME, __doc__.partition("\n")[0], rounds=20)
+    parser = command.parser(NAME, __doc__.partition("\n")[0], rounds=16)
     parser.add_argument("--steps", type=command.positive, default=50, help="of a round")
     parser.add_argument("--kibibytes", type=command.positive, default=1024, help="of a batch")
     parser.add_argument("--load-ms", type=float, default=5.0, help="that a batch costs")

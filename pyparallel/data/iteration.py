@@ -233,7 +233,8 @@ def _end(window: Window, threads: Sequence[threading.Thread], process: int) -> N
         return  # collected by one of them, which cannot wait for itself
     deadline = time.monotonic() + PATIENCE_SECONDS
     for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.ident is not None:  # the system may have had no thread left to start
+            thread.join(max(0.0, deadline - time.monotonic()))
     if any(thread.is_alive() for thread in threads):
         warnings.warn(
             f"the loader has not come back for {PATIENCE_SECONDS:g} s: its thread is left alone "

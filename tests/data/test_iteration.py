@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -142,6 +143,15 @@ def test_a_loader_that_does_not_come_back_is_left_alone_and_said(monkeypatch) ->
             thread.join(WAIT_SECONDS)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process started in the background ignores the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_keyboard_interrupt_ends_the_wait_and_nothing_else() -> None:
     loader = Gate(2)
 
