@@ -145,13 +145,14 @@ class Iteration(Iterator[Any]):
         self._add_wait(start, None)
         self._end()
         self._position.is_whole = entry.is_last
-        try:
-            if entry.error is not None:
-                raise entry.error
+        error, entry.error = entry.error, None
+        if error is None:
             self._position.batches, self._position.loader_state = 0, entry.loader_state
             raise StopIteration
+        try:
+            raise error
         finally:
-            del entry  # or the error's traceback would hold the error
+            del error  # which its traceback would hold
 
     def _add_wait(self, start: int, ready: int | None) -> None:
         now, since = time.monotonic_ns(), self._last_ns

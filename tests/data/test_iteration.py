@@ -235,6 +235,28 @@ def test_a_failed_iteration_does_not_hold_the_loader() -> None:
     assert alive() is None
 
 
+class TracedError(Exception):
+    """Can be watched."""
+
+
+def test_an_error_that_was_handled_is_gone_at_once() -> None:
+    def fail(value: int) -> int:
+        raise TracedError(value)
+
+    def handled(prefetcher: Prefetcher) -> weakref.ref:
+        try:
+            next(iter(prefetcher))
+        except TracedError as error:
+            return weakref.ref(error)
+
+    gc.disable()
+    try:
+        for prefetcher in (Prefetcher(map(fail, [1])), Prefetcher([1], preprocess=fail)):
+            assert handled(prefetcher)() is None, "a cycle holds it, and all its frames"
+    finally:
+        gc.enable()
+
+
 class _Once:
     """Gives its iterator away."""
 
