@@ -30,9 +30,7 @@ class CudaCopies:
         """Pinned memory of our pool; of torch's in a build without CUDA."""
         if self._pool is None:
             return HostMemory(torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True), _nothing)
-        pool, block = self._pool, self._pool.allocate(num_bytes)
-        array = (ctypes.c_uint8 * num_bytes).from_address(block.ptr)
-        return HostMemory(torch.frombuffer(array, dtype=torch.uint8), lambda: pool.free(block))
+        return memory_of(self._pool, num_bytes)
 
     def copy(self, source: Tensor) -> Tensor:
         """Enqueues it on the copy stream; a source that is not pinned is waited for."""
@@ -56,6 +54,13 @@ class CudaCopies:
     def lend(self, tensor: Tensor) -> None:
         """Tells torch's allocator, whose memory it is."""
         tensor.record_stream(torch.cuda.current_stream(self.device))
+
+
+def memory_of(pool: MemoryPool, num_bytes: int) -> HostMemory:
+    """A block of a pool over memory that the host can write, as a tensor."""
+    block = pool.allocate(num_bytes)
+    array = (ctypes.c_uint8 * num_bytes).from_address(block.ptr)
+    return HostMemory(torch.frombuffer(array, dtype=torch.uint8), lambda: pool.free(block))
 
 
 def _nothing() -> None:
