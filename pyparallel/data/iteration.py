@@ -12,12 +12,14 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pyparallel.data import tree
 from pyparallel.data.meter import PREPROCESS, READ, STAGE, Meter
 from pyparallel.data.resume import Position, skip
 from pyparallel.data.staging import Transport
+from pyparallel.data.threads import PipelineThread
 from pyparallel.data.window import EndedError, Entry, Window
 
 PATIENCE_SECONDS = 5.0
@@ -34,6 +36,7 @@ class Way:
         transport: to the device; None if batches stay where they are.
         depth: most batches in flight.
         most_bytes: most bytes in flight; None for any.
+        on_one_core: whether the loop computes on the cores, so that each thread keeps to one.
     """
 
     preprocess: Sequence[Callable[[Any], Any]]
@@ -41,6 +44,7 @@ class Way:
     transport: Transport | None
     depth: int
     most_bytes: int | None
+    on_one_core: bool
 
     def stages(self) -> list[tuple[str, Callable[[Entry], None], int]]:
         """Name, work and number of threads of each stage after reading."""
@@ -92,10 +96,11 @@ class Iteration(Iterator[Any]):
         self._is_over = False
         self._process = os.getpid()
         read = (self._window, source, number_to_skip, snapshot)
-        threads = [_thread(READ, self._window, _read, read)]
+        make = partial(PipelineThread, on_failure=self._window.stop, on_one_core=way.on_one_core)
+        threads = [make(READ, _read, read)]
         for stage, (name, work, number) in enumerate(stages):
             serve = (self._window, stage, name, work)
-            threads += [_thread(name, self._window, _serve, serve) for _ in range(number)]
+            threads += [make(name, _serve, serve) for _ in range(number)]
         self._end = weakref.finalize(self, _end, self._window, threads, self._process)
         for thread in threads:
             thread.start()
@@ -158,20 +163,6 @@ class Iteration(Iterator[Any]):
         now, since = time.monotonic_ns(), self._last_ns
         self._last_ns = now
         self._meter.add_wait(start, now, ready=ready, since_ns=since)
-
-
-def _thread(
-    name: str, window: Window, target: Callable[..., None], arguments: tuple[Any, ...]
-) -> threading.Thread:
-    def run() -> None:
-        nonlocal arguments
-        mine, arguments = arguments, ()
-        try:
-            target(*mine)
-        except BaseException as error:
-            window.stop(error)
-
-    return threading.Thread(target=run, name=f"pyparallel.data {name}", daemon=True)
 
 
 def _read(

@@ -30,7 +30,8 @@ class Prefetcher(Iterable[Any]):
         transport   into pinned memory, and from there to the device on a stream of its own
         loop        its stream waits for the copy; the host does not
 
-    On the CPU there is no transport: the very batches of the loader come through.
+    On the CPU there is no transport: the very batches of the loader come through. There each of
+    these threads runs torch's operations on one core, for the loop computes on all.
 
     An exception of the loader or of a function is raised for the batch that it belongs to, after
     all batches before it. Each `iter()` begins the loader anew and ends the iteration before.
@@ -84,7 +85,9 @@ class Prefetcher(Iterable[Any]):
         self.device = _device(device)
         if transport is None and self.device.type == "cuda":
             transport = Staged(CudaCopies(self.device))
-        self._way = Way(functions, workers, transport, depth, bytes)
+        self._way = Way(
+            functions, workers, transport, depth, bytes, on_one_core=self.device.type == "cpu"
+        )
         self._meter = Meter()
         self._position: Position | None = None
         self._begun: Position | None = None  # of the latest pass
