@@ -130,7 +130,7 @@ class Iteration(Iterator[Any]):
             raise
         if not entry.is_batch:
             return self._finish(entry, start)
-        value, entry.value = entry.value, None
+        value, entry.value = entry.value, None  # for the threads may still hold the entry
         if self._way.transport is not None:
             value = self._way.transport.receive(value)
         self._position.batches += 1
@@ -190,7 +190,7 @@ def _read(
         if goes_on:
             entry.spans.append((READ, start, time.monotonic_ns(), entry.num_bytes))
         window.append(entry)
-        del entry  # or it would live until the next one is read
+        del entry  # whose error's traceback holds this frame
     del source  # which an error's traceback would keep
 
 
@@ -206,7 +206,7 @@ def _serve(window: Window, stage: int, name: str, work: Callable[[Entry], None])
                 entry.fail(error)
             entry.spans.append((name, start, time.monotonic_ns(), entry.num_bytes))
         window.finish(entry)
-        del entry
+        del entry  # whose error's traceback holds this frame
 
 
 def _no_end(name: str, error: StopIteration) -> RuntimeError:

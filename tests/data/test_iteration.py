@@ -215,24 +215,19 @@ def test_stop_iteration_of_a_function_is_no_end() -> None:
         list(Prefetcher([1, 2], preprocess=lambda value: next(iter([]))))
 
 
-def test_a_failed_iteration_does_not_hold_the_loader() -> None:
-    class Source:
-        def __iter__(self):
-            return self
+def test_an_error_does_not_hold_the_loaders_iterator() -> None:
+    def fails() -> Iterator[int]:
+        raise OSError("no such file")
+        yield 1
 
-        def __next__(self) -> int:
-            raise OSError("no such file")
-
-    source = Source()
+    source = fails()
     alive = weakref.ref(source)
-    with pytest.raises(OSError, match="no such file") as caught:
-        list(Prefetcher([source] and _Once(source)))
+    prefetcher = Prefetcher(_Once(source))
     del source
-    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
-    assert "__next__" in names
-    del caught
-    gc.collect()
+    with pytest.raises(OSError, match="no such file") as caught:
+        next(iter(prefetcher))
     assert alive() is None
+    assert caught.value.__traceback__ is not None
 
 
 class TracedError(Exception):
@@ -253,6 +248,33 @@ def test_an_error_that_was_handled_is_gone_at_once() -> None:
     try:
         for prefetcher in (Prefetcher(map(fail, [1])), Prefetcher([1], preprocess=fail)):
             assert handled(prefetcher)() is None, "a cycle holds it, and all its frames"
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("stage", ["read", "preprocess"])
+def test_an_error_that_nobody_asked_for_is_gone_with_the_iteration(stage) -> None:
+    alive: list[weakref.ref] = []
+    is_raised = threading.Event()
+
+    def make() -> TracedError:
+        alive.append(weakref.ref(error := TracedError()))
+        is_raised.set()
+        return error
+
+    def fail(value: int) -> int:
+        raise make()
+
+    gc.disable()
+    try:
+        function = fail if stage == "preprocess" else ()
+        prefetcher = Prefetcher([1] if function else map(fail, [1]), preprocess=function)
+        iterator = iter(prefetcher)
+        assert is_raised.wait(WAIT_SECONDS)
+        prefetcher.close()
+        assert alive[0]() is None, "a cycle holds it, and all its frames"
+        with pytest.raises(ValueError, match="closed"):
+            next(iterator)
     finally:
         gc.enable()
 
