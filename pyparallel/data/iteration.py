@@ -190,7 +190,6 @@ def _read(
         if goes_on:
             entry.spans.append((READ, start, time.monotonic_ns(), entry.num_bytes))
         window.append(entry)
-        del entry  # whose error's traceback holds this frame
     del source  # which an error's traceback would keep
 
 
@@ -206,7 +205,6 @@ def _serve(window: Window, stage: int, name: str, work: Callable[[Entry], None])
                 entry.fail(error)
             entry.spans.append((name, start, time.monotonic_ns(), entry.num_bytes))
         window.finish(entry)
-        del entry  # whose error's traceback holds this frame
 
 
 def _no_end(name: str, error: StopIteration) -> RuntimeError:

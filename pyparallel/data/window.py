@@ -49,6 +49,10 @@ class Entry:
         """Puts an error in the batch's place."""
         self.value, self.error = None, error
 
+    def forget(self) -> None:
+        """Drops batch and error: an error's traceback holds frames that hold the entry."""
+        self.value = self.error = None
+
 
 class EndedError(ValueError):
     """Somebody waits for batches of what has been ended."""
@@ -113,6 +117,7 @@ class Window:
         """Adds what was read."""
         with self._lock:
             if self.is_stopped:
+                entry.forget()
                 return
             self._entries.append(entry)
             if self._stages:
@@ -134,6 +139,9 @@ class Window:
     def finish(self, entry: Entry) -> None:
         """Says that a stage is done with an entry."""
         with self._lock:
+            if self.is_stopped:
+                entry.forget()
+                return
             entry.passed += 1
             if entry.passed == self._stages:
                 self._make_ready(entry)
@@ -171,6 +179,10 @@ class Window:
         with self._lock:
             if self._reason is None:
                 self._reason = reason
+            for position, entry in enumerate(self._entries):
+                stage = entry.passed
+                if stage == self._stages or self._taken[stage] <= self._popped + position:
+                    entry.forget()  # nobody works on it; what is worked on `finish` forgets
             self._entries.clear()
             for condition in (self._room, *self._work, self._ready):
                 condition.notify_all()
