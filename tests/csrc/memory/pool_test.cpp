@@ -69,8 +69,11 @@ void random_use_is_sound(std::mt19937_64& random) {
       bytes -= rounded(victim->second.num_bytes), requested -= victim->second.num_bytes;
       live.erase(victim);
     }
+    if (random() % 500 == 0) pool.trim();  // pages between live blocks go, too
     if (i % 1000 == 0) {
       const Statistics s = pool.statistics();
+      CHECK_EQUAL(s.by_class[0].live + s.by_class[1].live, bytes);
+      CHECK_EQUAL(s.live + s.free <= s.reserved, true);
       CHECK_EQUAL(s.live, bytes);
       CHECK_EQUAL(s.requested, requested);
       CHECK_EQUAL(s.live_peak, peak);
@@ -95,6 +98,7 @@ void equal_histories_give_equal_places(std::mt19937_64& random) {
   std::vector<std::pair<void*, void*>> live;
   const char *first_of_one = nullptr, *first_of_two = nullptr;
   for (int i = 0; i < 5'000; ++i) {
+    if (random() % 200 == 0) CHECK_EQUAL(one.trim(), two.trim());
     if (live.empty() || random() % 2 == 0) {
       const std::uint64_t size = draw_size(random);
       live.emplace_back(one.allocate(size), two.allocate(size));
@@ -148,6 +152,31 @@ void threads_share_a_pool(std::mt19937_64& random) {
   CHECK_EQUAL(pool.statistics().reserved, std::uint64_t{0});
 }
 
+// What a thread keeps goes to the others when it has ended, also what is freed while it ends.
+void a_thread_that_ends_keeps_nothing() {
+  struct FreedLate {
+    Pool* pool = nullptr;
+    void* data = nullptr;
+    ~FreedLate() {
+      if (pool != nullptr) pool->free(data);
+    }
+  };
+  Pool pool(std::make_unique<HostUpstream>(), 2 << 20);
+  std::thread([&] {
+    thread_local FreedLate late;  // made before the thread's cache, and destroyed after it
+    late.pool = &pool;
+    late.data = pool.allocate(64 << 10);
+    for (int i = 0; i < 20; ++i) pool.free(pool.allocate(4096u << (i % 4)));
+  }).join();
+  const Statistics s = pool.statistics();
+  CHECK_EQUAL(s.free, s.reserved);
+  CHECK_EQUAL(s.largest_hole, s.reserved);
+  CHECK_EQUAL(s.allocations, std::uint64_t{21});
+  CHECK_EQUAL(s.frees, std::uint64_t{21});
+  CHECK_EQUAL(s.requested, std::uint64_t{0});
+  pool.free(pool.allocate(2 << 20));
+}
+
 void mistakes_are_named() {
   Pool pool(std::make_unique<HostUpstream>(), 8 << 20), other(std::make_unique<HostUpstream>());
   void* const block = pool.allocate(1000);
@@ -174,5 +203,6 @@ int main() {
   random_use_is_sound(random);
   equal_histories_give_equal_places(random);
   threads_share_a_pool(random);
+  a_thread_that_ends_keeps_nothing();
   mistakes_are_named();
 }
