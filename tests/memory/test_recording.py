@@ -103,7 +103,7 @@ def test_without_frames_or_before_recording_the_site_is_unknown() -> None:
 def test_code_that_is_gone_keeps_its_name() -> None:
     pool = MemoryPool()
     with pool.record(frames=1):
-        for number in range(20):
+        for number in range(5):
             scope: dict[str, object] = {"pool": pool}
             exec(f"def made_{number}():\n    return pool.allocate(8)\nb = made_{number}()", scope)
             block = scope.pop("b")
@@ -116,7 +116,7 @@ def test_code_that_is_gone_keeps_its_name() -> None:
 def test_an_odd_file_name_is_no_trouble() -> None:
     pool = MemoryPool()
     with pool.record(frames=1):
-        code = compile("block = pool.allocate(8)", "no\udcffn<s>e\x00", "exec")
+        code = compile("block = pool.allocate(8)", "no\udcffn<s>e", "exec")
         scope: dict[str, object] = {"pool": pool}
         exec(code, scope)
     (frame,) = (
@@ -125,7 +125,7 @@ def test_an_odd_file_name_is_no_trouble() -> None:
         for block in segment["blocks"]
         if block["frames"]
     )
-    assert frame["filename"].startswith("no\\udcffn<s>e")
+    assert frame["filename"] == "no\\udcffn<s>e"
 
 
 def test_what_the_ring_lost_is_counted(seed: int) -> None:

@@ -78,8 +78,11 @@ void random_use_is_sound(std::mt19937_64& random) {
       bytes -= rounded(victim->second.num_bytes), requested -= victim->second.num_bytes;
       live.erase(victim);
     }
+    if (random() % 500 == 0) pool.trim();  // pages between live blocks go, too
     if (i % 1000 == 0) {
       const Statistics s = pool.statistics();
+      CHECK_EQUAL(s.by_class[0].live + s.by_class[1].live, bytes);
+      CHECK_EQUAL(s.live + s.free <= s.reserved, true);
       CHECK_EQUAL(s.live, bytes);
       CHECK_EQUAL(s.requested, requested);
       CHECK_EQUAL(s.live_peak, peak);
@@ -216,6 +219,31 @@ void a_long_life_takes_no_more(std::mt19937_64& random) {
   CHECK_EQUAL(pool.statistics().reserved, std::uint64_t{0});
 }
 
+// What a thread keeps goes to the others when it has ended, also what is freed while it ends.
+void a_thread_that_ends_keeps_nothing() {
+  struct FreedLate {
+    Pool* pool = nullptr;
+    void* data = nullptr;
+    ~FreedLate() {
+      if (pool != nullptr) pool->free(data);
+    }
+  };
+  Pool pool(std::make_unique<HostUpstream>(), 2 << 20);
+  std::thread([&] {
+    thread_local FreedLate late;  // made before the thread's cache, and destroyed after it
+    late.pool = &pool;
+    late.data = pool.allocate(64 << 10);
+    for (int i = 0; i < 20; ++i) pool.free(pool.allocate(4096u << (i % 4)));
+  }).join();
+  const Statistics s = pool.statistics();
+  CHECK_EQUAL(s.free, s.reserved);
+  CHECK_EQUAL(s.largest_hole, s.reserved);
+  CHECK_EQUAL(s.allocations, std::uint64_t{21});
+  CHECK_EQUAL(s.frees, std::uint64_t{21});
+  CHECK_EQUAL(s.requested, std::uint64_t{0});
+  pool.free(pool.allocate(2 << 20));
+}
+
 // Seen by AddressSanitizer: use after free, and beyond the bytes that were asked for. What went back is as before.
 void what_nobody_holds_is_out_of_reach() {
 #if defined(__SANITIZE_ADDRESS__)
@@ -261,6 +289,7 @@ int main() {
   std::mt19937_64 random = fresh_random();
   random_use_is_sound(random);
   equal_histories_give_equal_places(random);
+  a_thread_that_ends_keeps_nothing();
   sizes_of_all_kinds_are_aligned();
   it_recovers_from_being_full(random);
   the_failure_callback_makes_room();
