@@ -4,6 +4,8 @@
 #include <sstream>
 
 #include "memory/pool.hpp"
+#include "memory/pool_conversions.hpp"
+#include "memory/python_sites.hpp"
 #include "memory/upstreams.hpp"
 #include "memory/views.hpp"
 
@@ -11,44 +13,6 @@ namespace pyparallel {
 namespace {
 
 using memory::Pool;
-
-py::dict as_dict(const memory::ClassStatistics& s) {
-  py::dict result;
-  result["live"] = s.live, result["live_peak"] = s.live_peak;
-  result["allocated"] = s.allocated, result["freed"] = s.freed;
-  result["allocations"] = s.allocations, result["frees"] = s.frees;
-  return result;
-}
-
-py::dict as_dict(const memory::Idle& s) {
-  py::dict result;
-  result["hard"] = s.hard, result["soft"] = s.soft, result["stream"] = s.stream, result["cached"] = s.cached;
-  return result;
-}
-
-py::dict as_dict(const memory::Statistics& s) {
-  py::dict result;
-  result["live"] = s.live, result["live_peak"] = s.live_peak, result["requested"] = s.requested;
-  result["reserved"] = s.reserved, result["reserved_peak"] = s.reserved_peak, result["pending"] = s.pending;
-  result["free"] = s.free, result["largest_hole"] = s.largest_hole, result["segments"] = s.segments;
-  result["allocations"] = s.allocations, result["frees"] = s.frees;
-  result["upstream_allocations"] = s.upstream_allocations, result["upstream_releases"] = s.upstream_releases;
-  result["cross_stream_reuses"] = s.cross_stream_reuses, result["events"] = s.events;
-  result["small"] = as_dict(s.by_class[0]), result["large"] = as_dict(s.by_class[1]);
-  result["idle_at_peak"] = as_dict(s.idle_at_peak);
-  return result;
-}
-
-py::list as_list(const std::vector<memory::StreamStatistics>& streams) {
-  py::list result;
-  for (const memory::StreamStatistics& s : streams) {
-    py::dict entry;
-    entry["stream"] = s.stream, entry["live"] = s.live, entry["free"] = s.free;
-    entry["largest_hole"] = s.largest_hole, entry["events"] = s.events;
-    result.append(entry);
-  }
-  return result;
-}
 
 // The pool's lock is never waited for with the GIL: who holds it may wait for the device.
 template <class Call>
@@ -90,10 +54,16 @@ void free_unviewed(Pool& pool, std::uintptr_t data) {
   pool.free(pointer<void>(data));
 }
 
+void observe(Pool& pool, std::shared_ptr<memory::Recorder> recorder) {
+  const py::gil_scoped_release without_gil;
+  pool.observe(std::move(recorder));
+}
+
 }  // namespace
 
-// The pool may wait for the device: never with the GIL.
+// The pool may wait for the device: never with the GIL. The caller's place is taken before.
 void register_memory(py::module_& module) {
+  register_recorder(module);
   const auto without_gil = py::call_guard<py::gil_scoped_release>();
   py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool")
       .def(py::init([](const std::string& upstream, int device, std::optional<std::uint64_t> limit, bool for_graph) {
@@ -104,9 +74,11 @@ void register_memory(py::module_& module) {
       .def(
           "allocate",
           [](Pool& pool, std::uint64_t num_bytes, memory::Stream stream) {
+            const HeldSite site(pool.observer());
+            const py::gil_scoped_release without_gil;
             return reinterpret_cast<std::uintptr_t>(pool.allocate(num_bytes, stream));
           },
-          py::arg("num_bytes"), py::arg("stream"), without_gil)
+          py::arg("num_bytes"), py::arg("stream"))
       .def(
           "use", [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.use(pointer<void>(data), stream); },
           py::arg("data"), py::arg("stream"), without_gil)
@@ -115,7 +87,14 @@ void register_memory(py::module_& module) {
           [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.share(pointer<void>(data), stream); },
           py::arg("data"), py::arg("stream"), without_gil)
       .def("num_bytes", [](Pool& pool, std::uintptr_t data) { return pool.num_bytes(pointer<void>(data)); })
-      .def("free", &free_unviewed, py::arg("data"), without_gil)
+      .def(
+          "free",
+          [](Pool& pool, std::uintptr_t data) {
+            const HeldSite site(pool.observer());
+            const py::gil_scoped_release without_gil;
+            free_unviewed(pool, data);
+          },
+          py::arg("data"))
       .def("end_stream", &Pool::end_stream, py::arg("stream"), without_gil)
       .def(
           "locate",
@@ -132,6 +111,9 @@ void register_memory(py::module_& module) {
           },
           py::arg("function"))
       .def("trim", &Pool::trim, without_gil)
+      .def("blocks", [](Pool& pool) { return as_list(released([&] { return pool.list(); })); })
+      .def("observed", &Pool::observed)
+      .def("observe", &observe, py::arg("observer").none(true))
       .def("statistics", [](Pool& pool) { return as_dict(released([&] { return pool.statistics(); })); })
       .def("stream_statistics", [](Pool& pool) { return as_list(released([&] { return pool.stream_statistics(); })); });
   register_plugs(module);

@@ -84,6 +84,8 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
   if (block == nullptr) block = find_or_throw(rounded, num_bytes, id, stream);
   block->requested.store(num_bytes, std::memory_order_relaxed);
   block->site.store(site, std::memory_order_relaxed);
+  const std::uint64_t serial = observer ? observed_.fetch_add(1, std::memory_order_relaxed) + 1 : 0;
+  block->serial.store(serial, std::memory_order_relaxed);
   block->state.store(State::kLive, std::memory_order_release);
   live_.add(rounded);
   live_by_class_[class_of(rounded)].add(rounded);
@@ -243,12 +245,12 @@ void Pool::tell(Action action, const void* data, std::uint64_t num_bytes, Stream
 }
 
 void Pool::out_of_memory(std::uint64_t num_bytes, Stream stream, const Shortage& shortage) {
-  tell(Action::kOutOfMemory, nullptr, num_bytes, stream);
+  Observer* const observer = observer_.load(std::memory_order_acquire);
+  if (observer) observer->record({Action::kOutOfMemory, nullptr, num_bytes, stream, observer->call_site()});
   std::ostringstream message;
   message << "out of " << upstream_->name() << " memory: " << num_bytes << " bytes asked for; " << shortage.live
           << " bytes are live, " << shortage.cached << " cached, the largest hole has " << shortage.largest_hole;
   if (arena_.limit != kUnlimited) message << "; the pool's limit is " << arena_.limit;
-  const Observer* const observer = observer_.load(std::memory_order_acquire);
   for (const auto& [bytes, site] : shortage.sites)
     message << "\n  " << bytes << " bytes live of " << (observer ? observer->describe(site) : "");
   throw OutOfMemoryError(num_bytes, shortage.cached, message.str());

@@ -22,6 +22,7 @@
 
 #include "memory/arena.hpp"
 #include "memory/block_map.hpp"
+#include "memory/listing.hpp"
 #include "memory/observer.hpp"
 #include "memory/statistics.hpp"
 #include "memory/thread_cache.hpp"
@@ -74,8 +75,13 @@ class Pool {
   std::optional<SharedPlace> locate(const void* data);
   Statistics statistics();
   std::vector<StreamStatistics> stream_statistics();
+  // All memory and the blocks in it, by segment in order of allocation; tells the observer that it looked.
+  std::vector<ListedSegment> list();
   // Tells this observer of everything from now on, or nobody. The pool keeps all it ever had until it ends.
   void observe(std::shared_ptr<Observer> observer);
+  Observer* observer() const { return observer_.load(std::memory_order_acquire); }
+  // Number of allocations that were observed: the serial number of the latest.
+  std::uint64_t observed() const { return observed_.load(); }
   // Replaces the callback, or ends it with nullptr.
   void on_failure(std::shared_ptr<FailureCallback> callback);
   // The most bytes it takes from the upstream from now on; what it has it keeps until trim().
@@ -136,6 +142,7 @@ class Pool {
   BlockMap blocks_;
   Gauge live_, live_by_class_[kClasses];
   std::atomic<Observer*> observer_{nullptr};  // the last of observers_
+  std::atomic<std::uint64_t> observed_{0};
   const std::shared_ptr<std::atomic<int>> ended_caches_ = std::make_shared<std::atomic<int>>(0);
 
   std::mutex mutex_;  // guards all below

@@ -2,97 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pyparallel._native import core
 from pyparallel.memory import dlpack
-
-
-@dataclass(frozen=True)
-class Block:
-    """Memory of a pool, until it is freed. torch.from_dlpack(block) views its bytes.
-
-    Attributes:
-        ptr: first address, a multiple of 512.
-        num_bytes: bytes asked for.
-        pool: that it is from.
-    """
-
-    ptr: int
-    num_bytes: int
-    pool: MemoryPool | None = field(default=None, repr=False, compare=False)
-
-    def __dlpack__(
-        self,
-        *,
-        stream: int | None = None,
-        max_version: tuple[int, int] | None = None,
-        dl_device: tuple[int, int] | None = None,
-        copy: bool | None = None,
-    ) -> Any:
-        """The bytes as a DLPack capsule; the block cannot be freed before its consumer drops it.
-
-        Nothing synchronises: work of the consumer's stream comes after the work that is in the
-        block's stream now, and free() waits for it.
-
-        Args:
-            stream: the consumer's, as the array API standard numbers CUDA's; -1: it cares itself.
-            max_version: of DLPack that the consumer knows.
-            dl_device: where it wants the data; only where they are.
-            copy: True is refused.
-
-        Raises:
-            ValueError: the block was freed.
-            BufferError: another device, or a copy.
-        """
-        return dlpack.export(
-            self, stream=stream, max_version=max_version, dl_device=dl_device, copy=copy
-        )
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        """The device's type and index, as DLPack numbers them."""
-        return dlpack.device_of(self)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a pool has done and holds; sizes in bytes.
-
-    Attributes:
-        live: with the caller, each block rounded up to a multiple of 512.
-        live_peak: the most there was at once.
-        requested: of the live bytes, those asked for.
-        reserved: held from the upstream.
-        reserved_peak: the most there was at once.
-        pending: freed, but work of other streams may still use it.
-        largest_hole: the largest free block; blocks in the threads' caches do not count.
-        segments: upstream allocations held.
-        allocations: number of allocate() calls that succeeded.
-        frees: number of free() calls that succeeded.
-        upstream_allocations: number of times the pool grew.
-        upstream_releases: number of segments given back.
-        cross_stream_reuses: number of blocks that changed their stream.
-        events: number of events recorded.
-    """
-
-    live: int
-    live_peak: int
-    requested: int
-    reserved: int
-    reserved_peak: int
-    pending: int
-    largest_hole: int
-    segments: int
-    allocations: int
-    frees: int
-    upstream_allocations: int
-    upstream_releases: int
-    cross_stream_reuses: int
-    events: int
+from pyparallel.memory.block import Block
+from pyparallel.memory.recording import Recording
+from pyparallel.memory.statistics import Statistics, StreamStatistics
 
 
 class MemoryPool:
@@ -105,28 +24,45 @@ class MemoryPool:
         native: the core's pool.
     """
 
-    def __init__(self, upstream: str = "host", *, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        upstream: str = "host",
+        *,
+        device: int = 0,
+        limit: int | None = None,
+        for_graph: bool = False,
+    ) -> None:
         """Takes nothing until the first allocation.
 
         Args:
-            upstream: where memory comes from: "host", ordinary memory.
+            upstream: where memory comes from: "host", ordinary memory; "shared", memory that other
+                processes of the host can map; "pinned", memory that devices copy from and to;
+                "cuda", of cudaMalloc; "cuda-vmm", pages mapped into one range of addresses, which
+                grows in place and gives back single pages.
+            device: index of the CUDA device; of pinned memory, the one whose streams copy.
             limit: the most bytes to take from there; default: no limit.
+            for_graph: keep all memory until the pool ends, because a captured graph uses it at
+                every launch. Make one such pool per graph, and keep it as long as the graph.
 
         Raises:
-            ValueError: an unknown upstream, or a negative limit.
+            ValueError: an unknown upstream, one that this build lacks, or a negative number.
         """
         if limit is not None and limit < 0:
             raise ValueError(f"limit: {limit} bytes are negative")
+        if device < 0:
+            raise ValueError(f"device: {device} is negative")
         self.upstream = upstream
         self.limit = limit
-        self.device = -1
-        self.native = core.Pool(upstream, limit)
+        self.device = device if upstream.startswith("cuda") else -1
+        self.native = core.Pool(upstream, device, limit, for_graph)
+        self._recording: Recording | None = None
 
     @classmethod
     def of_native(cls, native: core.Pool, upstream: str, *, device: int) -> MemoryPool:
         """Wraps a pool that the core has made."""
         pool = cls.__new__(cls)
         pool.upstream, pool.limit, pool.device, pool.native = upstream, None, device, native
+        pool._recording = None
         return pool
 
     def allocate(self, num_bytes: int, *, stream: int = 0) -> Block:
@@ -144,7 +80,7 @@ class MemoryPool:
         """
         if not 0 <= num_bytes < 1 << 63:
             raise ValueError(f"allocate: {num_bytes} is no number of bytes")
-        return Block(self.native.allocate(num_bytes, stream), num_bytes, self)
+        return Block(self.native.allocate(num_bytes, stream), num_bytes, stream, self)
 
     def free(self, block: Block, *, stream: int | None = None) -> None:
         """Gives a block back. Never synchronises.
@@ -156,9 +92,14 @@ class MemoryPool:
         Raises:
             ValueError: a block that was freed already, or of another pool.
         """
+        if block.pool is not self:
+            raise ValueError(f"free: {block.ptr:#x} is no live block of this pool, but of another")
+        if block.freed:
+            raise ValueError(f"free: {block.ptr:#x} is no live block of this pool: freed before")
         if stream is not None:
             self.native.use(block.ptr, stream)
         self.native.free(block.ptr)
+        block.freed = True
 
     def tensor(self, *shape: int, dtype: torch.dtype = torch.float32, stream: int = 0) -> Tensor:
         """A contiguous tensor of the pool's memory, whose block is freed with its last view.
@@ -186,10 +127,36 @@ class MemoryPool:
         """
         self.native.use(memory.ptr if isinstance(memory, Block) else memory.data_ptr(), stream)
 
-    def trim(self) -> int:
-        """Gives segments without live blocks back to the upstream.
+    def end_stream(self, stream: int) -> None:
+        """Says that a stream will be destroyed: its free blocks can still be ordered after it.
 
-        Waits for work on freed blocks.
+        Args:
+            stream: its handle, which is valid for the last time.
+        """
+        self.native.end_stream(stream)
+
+    def locate(self, block: Block) -> tuple[int, int] | None:
+        """Where a block lies for other processes of this host.
+
+        Returns:
+            The file descriptor of the memory in this process, and the offset in bytes; None where
+            memory cannot be shared.
+        """
+        return self.native.locate(block.ptr)
+
+    def on_failure(self, function: Callable[[int], bool] | None) -> None:
+        """Has a function called when memory is short, with the bytes asked for, before it fails.
+
+        It may free blocks, and returns whether to look again. It is called without a lock, on the
+        thread that allocates; None ends it.
+        """
+        self.native.on_failure(function)
+
+    def trim(self) -> int:
+        """Gives segments without live blocks, and free pages, back to the upstream.
+
+        Waits for all work of the device. Does nothing while one of the pool's streams is captured
+        into a graph, or in a pool for a graph.
 
         Returns:
             The bytes given back.
@@ -202,4 +169,36 @@ class MemoryPool:
 
     def statistics(self) -> Statistics:
         """What the pool has done and holds."""
-        return Statistics(**self.native.statistics())
+        return Statistics.of_native(self.native.statistics())
+
+    def stream_statistics(self) -> list[StreamStatistics]:
+        """The same by stream."""
+        return [StreamStatistics(**numbers) for numbers in self.native.stream_statistics()]
+
+    def record(
+        self, *, history: bool = True, max_events: int = 1 << 16, frames: int = 8
+    ) -> Recording:
+        """Watches the pool from now on, until the recording is closed or another begins.
+
+        Live blocks then know their call site, and `snapshot` has the latest events. Costs nothing
+        before, and afterwards as little. A pool keeps the memory of its recordings until it ends.
+
+        Args:
+            history: keep events; otherwise only call sites are taken.
+            max_events: the least number of events kept, in 64 bytes each; older ones are
+                overwritten, and counted.
+            frames: of a call site, from the innermost outwards; at most 60. 0: no call sites.
+                They are taken only from threads that run Python at that moment.
+
+        Returns:
+            What ends it: a context manager, with `close()`.
+
+        Raises:
+            ValueError: a number of events or frames that cannot be kept.
+        """
+        if self._recording is not None:
+            self._recording.close()
+        self._recording = Recording(
+            self.native, max_events=max_events if history else 0, frames=frames
+        )
+        return self._recording
