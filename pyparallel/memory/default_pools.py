@@ -24,7 +24,8 @@ def default_pool(device: torch.device | str | int = "cpu") -> MemoryPool:
     native = core.default_pool(index)
     found = _pools.get(native)
     if found is None:
-        made = MemoryPool.of_native(native, "host" if index < 0 else "cuda-vmm", device=index)
+        upstream = "host" if index < 0 else "cuda-vmm"
+        made = MemoryPool.of_native(native, upstream, device=index)
         found = _pools.setdefault(native, made)
     return found
 

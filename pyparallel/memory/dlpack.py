@@ -20,7 +20,7 @@ _CPU, _CUDA = 1, 2  # the standard's DLDeviceType
 
 def device_of(block: Block) -> tuple[int, int]:
     """The standard's type and index of the device on which a block lies."""
-    pool = _pool_of(block)
+    pool = block.pool
     return (_CPU, 0) if pool.device < 0 else (_CUDA, pool.device)
 
 
@@ -33,12 +33,12 @@ def export(
     copy: bool | None,
 ) -> Any:
     """A capsule of the block as bytes, for one consumer. See Block.__dlpack__."""
-    pool = _pool_of(block)
+    pool = block.pool
     if dl_device is not None and tuple(dl_device) != device_of(block):
         raise BufferError(f"a block on device {device_of(block)} cannot be had on {dl_device}")
     if copy:
         raise BufferError("a block is handed over as it is: copy the tensor that it becomes")
-    if pool.native.num_bytes(block.ptr) == 0:
+    if block.freed or pool.native.num_bytes(block.ptr) == 0:
         raise ValueError(f"{block.ptr:#x} is no live block of {pool!r}")
     if pool.device < 0:
         if stream is not None:
@@ -64,9 +64,3 @@ def tensor(pool: MemoryPool, shape: tuple[int, ...], dtype: torch.dtype, stream:
     storage = from_dlpack(capsule).untyped_storage()
     strides = torch.empty(shape, device="meta").stride()
     return torch.empty(0, dtype=dtype, device=storage.device).set_(storage, 0, shape, strides)
-
-
-def _pool_of(block: Block) -> MemoryPool:
-    if block.pool is None:
-        raise ValueError(f"the block at {block.ptr:#x} was not made by a pool's allocate()")
-    return block.pool

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyparallel._native import core
-from pyparallel.memory import Block, MemoryPool
+from pyparallel.memory import MemoryPool
 
 DTYPES = [torch.float32, torch.bfloat16, torch.bool, torch.int64, torch.complex64, torch.uint8]
 if hasattr(torch, "float8_e4m3fn"):
@@ -110,8 +110,6 @@ def test_what_cannot_be_handed_over_is_refused() -> None:
         block.__dlpack__(copy=True)
     with pytest.raises(ValueError, match="stream 5: host memory has no streams"):
         block.__dlpack__(stream=5)
-    with pytest.raises(ValueError, match="not made by a pool"):
-        Block(block.ptr, 10).__dlpack__()
     with pytest.raises(ValueError, match=r"shape \(2, -1\)"):
         pool.tensor(2, -1)
     block.__dlpack__(dl_device=(1, 0), copy=False)
