@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "memory/poison.hpp"
+
 namespace pyparallel::memory {
 namespace {
 
@@ -20,7 +22,10 @@ bool is_free(const Block* block, StreamId stream) {
 }  // namespace
 
 void Arena::close() noexcept {
-  for (auto& [number, segment] : segments_) upstream_.release(segment->data, segment->num_bytes);
+  for (auto& [number, segment] : segments_) {
+    allow(upstream_, segment->data, segment->num_bytes);
+    upstream_.release(segment->data, segment->num_bytes);
+  }
   segments_.clear();
 }
 
@@ -134,6 +139,7 @@ bool Arena::within_limit(std::uint64_t num_bytes) const {
 void Arena::gained(Action action, const char* data, std::uint64_t num_bytes, StreamId stream) {
   ++allocations;
   reserved.add(num_bytes);
+  forbid(upstream_, data, num_bytes);
   tell_(action, data, num_bytes, stream);
 }
 
@@ -257,6 +263,7 @@ std::uint64_t Arena::release_segment(Segment& segment) {
     become(block, State::kUnused);
     unused_.push_back(block);
   }
+  allow(upstream_, segment.data, segment.num_bytes);
   upstream_.release(segment.data, segment.num_bytes);
   lost(held);
   if (is_whole) tell_(Action::kSegmentRelease, segment.data, segment.num_bytes, 0);

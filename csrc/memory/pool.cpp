@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/fork.hpp"
+#include "memory/poison.hpp"
 #include "memory/thread_caches.hpp"
 
 namespace pyparallel::memory {
@@ -95,6 +96,7 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     of_ended_threads_.allocated(rounded, num_bytes);
   }
+  allow(*upstream_, block->data, num_bytes);
   if (observer) observer->record({Action::kAllocate, block->data, num_bytes, stream, site});
   return block->data;
 }
@@ -137,6 +139,7 @@ void Pool::free(void* data) {
     observer->record({Action::kFreeRequested, data, requested, 0, observer->call_site()});
   ThreadCache* const cache = thread_cache();
   if (cache) cache->counters().freed(num_bytes, requested);
+  forbid(*upstream_, block->data, num_bytes);
   if (cache && block->users.empty() && cache->put(block)) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!cache) of_ended_threads_.freed(num_bytes, requested);

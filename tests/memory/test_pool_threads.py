@@ -1,0 +1,136 @@
+"""Python threads on one pool: nothing is lost, and the GIL is never wanted under its lock."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import queue
+import random
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from pyparallel.errors import OutOfMemoryError
+from pyparallel.memory import Block, MemoryPool
+
+DEADLINE = 120.0  # seconds
+
+
+def run_threads(*work: Callable[[], None]) -> None:
+    """Runs each in a thread of its own; raises what the first of them raises."""
+    failures: list[BaseException] = []
+
+    def run(function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(function,), daemon=True) for function in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+        assert not thread.is_alive(), "a thread hangs"
+    if failures:
+        raise failures[0]
+
+
+class Cycle:
+    """Owns a block, and frees it when the garbage collector finds the cycle: in any call."""
+
+    def __init__(self, pool: MemoryPool, block: Block) -> None:
+        self.pool, self.block, self.itself = pool, block, self
+
+    def __del__(self) -> None:
+        self.pool.free(self.block)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_callbacks_finalizers_and_listings_take_no_locks_in_both_orders(recorded: bool) -> None:
+    pool = MemoryPool(limit=16 << 20)
+    calls = 0
+
+    def collect(num_bytes: int) -> bool:
+        nonlocal calls
+        calls += 1
+        pool.statistics()  # no lock is held while Python runs
+        return gc.collect() > 0
+
+    def allocate() -> None:
+        for _ in range(60):
+            try:
+                Cycle(pool, pool.allocate(3 << 20))
+                pool.free(pool.allocate(9 << 20))
+            except OutOfMemoryError:
+                gc.collect()
+
+    def look() -> None:
+        for _ in range(60):
+            statistics = pool.statistics()
+            assert statistics.reserved <= 16 << 20
+            pool.native.blocks()
+            pool.trim()
+
+    recording = pool.record() if recorded else None
+    pool.on_failure(collect)
+    gc.disable()  # garbage stays until memory is short
+    try:
+        run_threads(allocate, allocate, look)
+    finally:
+        gc.enable()
+        pool.on_failure(None)
+    assert calls > 0
+    gc.collect()
+    if recording is not None:
+        recording.close()
+    assert pool.statistics().live == 0
+    pool.trim()
+    assert pool.statistics().reserved == 0
+
+
+def test_threads_free_each_others_blocks(seed: int) -> None:
+    pool = MemoryPool()
+    exchange: queue.SimpleQueue[tuple[Block, int]] = queue.SimpleQueue()
+
+    def work(own_seed: float) -> None:
+        draw = random.Random(own_seed)
+        for _ in range(400):
+            block = pool.allocate(draw.randrange(1 << draw.randrange(18)), stream=draw.randrange(3))
+            mark = draw.randrange(256)
+            ctypes.memset(block.ptr, mark, block.num_bytes)
+            exchange.put((block, mark))
+            other, mark = exchange.get()
+            read = ctypes.string_at(other.ptr, other.num_bytes)
+            assert read == bytes([mark]) * other.num_bytes
+            pool.free(other, stream=draw.choice([None, 0, 1, 2]))
+
+    for generation in range(2):  # the caches of the first have no thread any more
+        draw = random.Random(seed + generation)
+        run_threads(*[partial(work, draw.random()) for _ in range(4)])
+    statistics = pool.statistics()
+    assert (statistics.live, statistics.allocations) == (0, statistics.frees)
+    pool.trim()
+    assert pool.statistics().reserved == 0
+
+
+def test_of_many_threads_that_free_one_block_one_succeeds() -> None:
+    pool = MemoryPool()
+    for _ in range(50):
+        block = pool.allocate(1000)
+        start, refused = threading.Barrier(4), []
+
+        def free(
+            block: Block = block, start: threading.Barrier = start, refused: list[str] = refused
+        ) -> None:
+            start.wait(DEADLINE)
+            try:
+                pool.free(block)
+            except ValueError as error:
+                refused.append(str(error))
+
+        run_threads(*[free] * 4)
+        assert len(refused) == 3, refused
+    assert pool.statistics().live == 0
