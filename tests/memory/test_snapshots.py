@@ -7,7 +7,8 @@ import pickle
 import pickletools
 import random
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from torch.cuda import _memory_viz
@@ -120,6 +121,8 @@ def test_events_tell_the_whole_story(seed: int) -> None:
         assert isinstance(event["frames"], list)
     assert now == live
     assert reserved == pool.statistics().reserved
+    actions = [event["action"] for event in trace]
+    assert actions.count("free_completed") == actions.count("free_requested") > 0
     times = [event["time_us"] for event in trace]
     assert max(times) - min(times) < 300e6
 
@@ -159,6 +162,56 @@ def test_a_foreign_pickle_runs_nothing(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=name):
             load_snapshot(tmp_path / name)
     assert not (tmp_path / "touched").exists()
+
+
+def test_what_waits_for_other_streams_is_completed_when_it_is() -> None:
+    first, second = 4096, 4608
+    told = [
+        ("segment_alloc", first, 1024, 5, 0),
+        ("alloc", first, 500, 7, 0),
+        ("free_requested", first, 500, 0, 0),  # at once
+        ("alloc", first, 400, 7, 0),
+        ("free_requested", first, 400, 0, 0),  # later
+        ("alloc", second, 300, 7, 0),
+        ("free_completed", first, 400, 0, 0),
+        ("free_requested", second, 300, 0, 0),  # not yet
+        ("snapshot", 0, 0, 0, 0),
+        ("alloc", first, 1, 0, 0),  # after the blocks were listed
+    ]
+    native = SimpleNamespace(
+        blocks=lambda: [
+            (
+                first,
+                1024,
+                [
+                    (first, 512, 0, 0, 7, 0, "inactive"),
+                    (second, 512, 300, 3, 7, 0, "active_pending_free"),
+                ],
+            )
+        ],
+        last_observer=lambda: SimpleNamespace(
+            history=lambda: ([(*event, 1, 1000 * n) for n, event in enumerate(told)], 0)
+        ),
+    )
+    pool = SimpleNamespace(
+        native=native, device=1, limit=None, upstream="cuda", statistics=MemoryPool().statistics
+    )
+    data = snapshot(cast(MemoryPool, pool))
+    before, trace = data["device_traces"]
+    assert before == []
+    assert [(event["action"], event["addr"], event["stream"]) for event in trace] == [
+        ("segment_alloc", first, 0),
+        ("alloc", first, 7),
+        ("free_requested", first, 7),
+        ("free_completed", first, 7),
+        ("alloc", first, 7),
+        ("free_requested", first, 7),
+        ("alloc", second, 7),
+        ("free_completed", first, 7),
+        ("free_requested", second, 7),
+    ]
+    (segment,) = data["segments"]
+    assert (segment["device"], segment["allocated_size"], segment["active_size"]) == (1, 0, 512)
 
 
 def test_an_unused_pool_has_an_empty_snapshot() -> None:
