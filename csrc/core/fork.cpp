@@ -3,18 +3,15 @@
 
 #include <pthread.h>
 
-#include <atomic>
-
 namespace pyparallel {
+
+constinit std::atomic<std::uint64_t> forks_so_far{0};
+
 namespace {
 
-std::atomic<std::uint64_t> depth{0};
-
 [[maybe_unused]] const int installed =
-    pthread_atfork(nullptr, nullptr, [] { depth.fetch_add(1, std::memory_order_relaxed); });
+    pthread_atfork(nullptr, nullptr, [] { forks_so_far.fetch_add(1, std::memory_order_relaxed); });
 
 }  // namespace
-
-std::uint64_t fork_depth() { return depth.load(std::memory_order_relaxed); }
 
 }  // namespace pyparallel

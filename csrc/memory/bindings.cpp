@@ -59,6 +59,10 @@ void observe(Pool& pool, std::shared_ptr<memory::Recorder> recorder) {
   pool.observe(std::move(recorder));
 }
 
+std::shared_ptr<memory::Recorder> last_observer(Pool& pool) {
+  return std::dynamic_pointer_cast<memory::Recorder>(pool.last_observer());
+}
+
 }  // namespace
 
 // The pool may wait for the device: never with the GIL. The caller's place is taken before.
@@ -114,6 +118,10 @@ void register_memory(py::module_& module) {
       .def("blocks", [](Pool& pool) { return as_list(released([&] { return pool.list(); })); })
       .def("observed", &Pool::observed)
       .def("observe", &observe, py::arg("observer").none(true))
+      .def(
+          "observer", [](Pool& pool) { return pool.observer() == nullptr ? nullptr : last_observer(pool); },
+          without_gil)
+      .def("last_observer", &last_observer, without_gil)
       .def("statistics", [](Pool& pool) { return as_dict(released([&] { return pool.statistics(); })); })
       .def("stream_statistics", [](Pool& pool) { return as_list(released([&] { return pool.stream_statistics(); })); });
   register_plugs(module);

@@ -37,4 +37,9 @@ std::vector<ListedSegment> Pool::list() {
   return segments;
 }
 
+std::shared_ptr<Observer> Pool::last_observer() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return observers_.empty() ? nullptr : observers_.back();
+}
+
 }  // namespace pyparallel::memory

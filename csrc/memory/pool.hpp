@@ -79,6 +79,8 @@ class Pool {
   std::vector<ListedSegment> list();
   // Tells this observer of everything from now on, or nobody. The pool keeps all it ever had until it ends.
   void observe(std::shared_ptr<Observer> observer);
+  // The last that was not nobody.
+  std::shared_ptr<Observer> last_observer();
   Observer* observer() const { return observer_.load(std::memory_order_acquire); }
   // Number of allocations that were observed: the serial number of the latest.
   std::uint64_t observed() const { return observed_.load(); }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-
 import torch
 
 from pyparallel._native import core
 from pyparallel.memory.pool import MemoryPool
 
-_pools: dict[int, MemoryPool] = {}  # native ones live as long as the process, and so do these
-_lock = threading.Lock()
+# By the core's own: a forked child has others than its parent.
+_pools: dict[core.Pool, MemoryPool] = {}
 
 
 def default_pool(device: torch.device | str | int = "cpu") -> MemoryPool:
@@ -23,13 +21,12 @@ def default_pool(device: torch.device | str | int = "cpu") -> MemoryPool:
         ValueError: a device that this build has no memory of.
     """
     index = device_index(device)
-    with _lock:
-        pool = _pools.get(index)
-        if pool is None:
-            upstream = "host" if index < 0 else "cuda-vmm"
-            pool = MemoryPool.of_native(core.default_pool(index), upstream, device=index)
-            _pools[index] = pool
-    return pool
+    native = core.default_pool(index)
+    found = _pools.get(native)
+    if found is None:
+        made = MemoryPool.of_native(native, "host" if index < 0 else "cuda-vmm", device=index)
+        found = _pools.setdefault(native, made)
+    return found
 
 
 def make_default(pool: MemoryPool) -> None:
@@ -38,9 +35,8 @@ def make_default(pool: MemoryPool) -> None:
     Raises:
         ValueError: the device has another default pool already.
     """
-    with _lock:
-        core.set_default_pool(pool.device, pool.native)
-        _pools[pool.device] = pool
+    core.set_default_pool(pool.device, pool.native)
+    _pools[pool.native] = pool
 
 
 def device_index(device: torch.device | str | int) -> int:

@@ -12,7 +12,8 @@ from torch.utils.dlpack import from_dlpack
 from pyparallel._native import core
 
 if TYPE_CHECKING:
-    from pyparallel.memory.pool import Block, MemoryPool
+    from pyparallel.memory.block import Block
+    from pyparallel.memory.pool import MemoryPool
 
 _CPU, _CUDA = 1, 2  # the standard's DLDeviceType
 

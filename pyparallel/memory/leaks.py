@@ -157,7 +157,7 @@ def _live(pool: MemoryPool, *, after: int | None = None) -> list[Live]:
 
 def _with_sites(pool: MemoryPool) -> Recording | None:
     """Call sites are taken from now on; what ends that, or None if they were before."""
-    if pool._recording is not None and pool._recording.is_open:
+    if pool.native.observer() is not None:
         return None
     return pool.record(history=False, frames=FRAMES)
 

@@ -55,14 +55,12 @@ class MemoryPool:
         self.limit = limit
         self.device = device if upstream.startswith("cuda") else -1
         self.native = core.Pool(upstream, device, limit, for_graph)
-        self._recording: Recording | None = None
 
     @classmethod
     def of_native(cls, native: core.Pool, upstream: str, *, device: int) -> MemoryPool:
         """Wraps a pool that the core has made."""
         pool = cls.__new__(cls)
         pool.upstream, pool.limit, pool.device, pool.native = upstream, None, device, native
-        pool._recording = None
         return pool
 
     def allocate(self, num_bytes: int, *, stream: int = 0) -> Block:
@@ -196,9 +194,4 @@ class MemoryPool:
         Raises:
             ValueError: a number of events or frames that cannot be kept.
         """
-        if self._recording is not None:
-            self._recording.close()
-        self._recording = Recording(
-            self.native, max_events=max_events if history else 0, frames=frames
-        )
-        return self._recording
+        return Recording(self.native, max_events=max_events if history else 0, frames=frames)

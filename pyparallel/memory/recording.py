@@ -29,13 +29,16 @@ class Recording:
             raise ValueError(f"max_events: {max_events} is not between 0 and {1 << 28}")
         self._pool = pool
         self._native = core.Recorder(max_events, frames, OWN)
-        self.is_open = True
         pool.observe(self._native)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it watches: neither closed nor followed by another."""
+        return self._pool.observer() is self._native
 
     def close(self) -> None:
         """Watches no more; what was recorded stays. May be called again."""
         if self.is_open:
-            self.is_open = False
             self._pool.observe(None)
 
     def clear(self) -> None:

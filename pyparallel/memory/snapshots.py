@@ -37,19 +37,19 @@ def snapshot(pool: MemoryPool) -> dict[str, Any]:
         "active_allocated", "active_pending_free" (other streams may still use it) or "inactive",
         and the `frames` that asked for them. `device_traces`: the events of each device.
     """
-    device = int(getattr(pool, "device", None) or 0)
+    device = max(0, pool.device)
     sites = _Sites()
     segments = [_segment(pool, listed, device, sites) for listed in pool.native.blocks()]
-    events, lost = pool._recording.history() if pool._recording else ([], 0)
-    statistics = asdict(pool.statistics())
+    recorder = pool.native.last_observer()
+    events, lost = recorder.history() if recorder else ([], 0)
     trace = _trace(_until_listed(events), segments, sites)
-    _add_free_bytes(trace, statistics["reserved"], pool.limit)
+    _add_free_bytes(trace, sum(segment["total_size"] for segment in segments), pool.limit)
     return {
         "segments": segments,
         "device_traces": [*([] for _ in range(device)), trace],
         "allocator_settings": {"upstream": pool.upstream, "limit": pool.limit},
         "external_annotations": [],
-        "statistics": statistics,
+        "statistics": asdict(pool.statistics()),
         "lost_events": lost,
     }
 

@@ -204,7 +204,7 @@ def test_the_callback_may_free_and_have_it_tried_again() -> None:
 
     def free_one(num_bytes: int) -> bool:
         asked.append(num_bytes)
-        assert pool.statistics().reserved == 4 * PAGE  # no lock is held
+        assert pool.statistics().reserved <= 4 * PAGE  # no lock is held
         if spare:
             pool.free(spare.pop())
         return len(asked) < 10
@@ -239,6 +239,7 @@ def test_the_error_names_who_holds_most() -> None:
     pool = MemoryPool("host", limit=4 * PAGE)
     with pool.record():
         small, large = pool.allocate(PAGE), pool.allocate(2 * PAGE)
+        pool.free(pool.allocate(PAGE))
         with pytest.raises(OutOfMemoryError, match=f"the largest hole has {PAGE}") as caught:
             pool.allocate(2 * PAGE)
     lines = str(caught.value).splitlines()[1:]

@@ -78,8 +78,11 @@ void random_use_is_sound(std::mt19937_64& random) {
       bytes -= rounded(victim->second.num_bytes), requested -= victim->second.num_bytes;
       live.erase(victim);
     }
+    if (random() % 500 == 0) pool.trim();  // pages between live blocks go, too
     if (i % 1000 == 0) {
       const Statistics s = pool.statistics();
+      CHECK_EQUAL(s.by_class[0].live + s.by_class[1].live, bytes);
+      CHECK_EQUAL(s.live + s.free <= s.reserved, true);
       CHECK_EQUAL(s.live, bytes);
       CHECK_EQUAL(s.requested, requested);
       CHECK_EQUAL(s.live_peak, peak);
@@ -236,6 +239,31 @@ void what_nobody_holds_is_out_of_reach() {
 #endif
 }
 
+// What a thread keeps goes to the others when it has ended, also what is freed while it ends.
+void a_thread_that_ends_keeps_nothing() {
+  struct FreedLate {
+    Pool* pool = nullptr;
+    void* data = nullptr;
+    ~FreedLate() {
+      if (pool != nullptr) pool->free(data);
+    }
+  };
+  Pool pool(std::make_unique<HostUpstream>(), 2 << 20);
+  std::thread([&] {
+    thread_local FreedLate late;  // made before the thread's cache, and destroyed after it
+    late.pool = &pool;
+    late.data = pool.allocate(64 << 10);
+    for (int i = 0; i < 20; ++i) pool.free(pool.allocate(4096u << (i % 4)));
+  }).join();
+  const Statistics s = pool.statistics();
+  CHECK_EQUAL(s.free, s.reserved);
+  CHECK_EQUAL(s.largest_hole, s.reserved);
+  CHECK_EQUAL(s.allocations, std::uint64_t{21});
+  CHECK_EQUAL(s.frees, std::uint64_t{21});
+  CHECK_EQUAL(s.requested, std::uint64_t{0});
+  pool.free(pool.allocate(2 << 20));
+}
+
 void mistakes_are_named() {
   Pool pool(std::make_unique<HostUpstream>(), 8 << 20), other(std::make_unique<HostUpstream>());
   void* const block = pool.allocate(1000);
@@ -266,5 +294,6 @@ int main() {
   the_failure_callback_makes_room();
   a_long_life_takes_no_more(random);
   what_nobody_holds_is_out_of_reach();
+  a_thread_that_ends_keeps_nothing();
   mistakes_are_named();
 }

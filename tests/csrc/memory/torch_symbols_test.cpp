@@ -102,7 +102,7 @@ void symbols_of_a_shared_object(std::mt19937_64& random) {
 // ---- streams
 
 void a_recorded_stream_is_waited_for() {
-  StreamWorld world;
+  static StreamWorld world;  // a default pool lives as long as the process
   const auto pool = std::make_shared<Pool>(std::make_unique<SimulatedUpstream>(world, 64 << 20));
   set_default_pool(3, pool);
   CHECK_THROWS(set_default_pool(3, std::make_shared<Pool>(std::make_unique<HostUpstream>())), InvalidArgument);
