@@ -32,10 +32,22 @@ std::size_t checked_place(int device) {
   return static_cast<std::size_t>(device + 1);
 }
 
+#if !PYPARALLEL_CUDA
+[[noreturn]] void no_cuda(int device) {
+  throw InvalidArgument("memory of CUDA device " + std::to_string(device) +
+                        ": this build of pyparallel has no CUDA (see pyparallel.features()): build it with nvcc");
+}
+#endif
+
 }  // namespace
 
 std::unique_ptr<Upstream> device_upstream(int device) {
-  return device == kHost ? make_upstream("host", 0) : make_upstream("cuda-vmm", device);
+  if (device == kHost) return make_upstream("host", 0);
+#if PYPARALLEL_CUDA
+  return make_upstream("cuda-vmm", device);
+#else
+  no_cuda(device);
+#endif
 }
 
 std::uint64_t device_memory(int device) {
@@ -47,8 +59,7 @@ std::uint64_t device_memory(int device) {
   check_cuda(cudaMemGetInfo(&available, &total), "cudaMemGetInfo");
   return total;
 #else
-  throw InvalidArgument("memory of CUDA device " + std::to_string(device) +
-                        ": this build of pyparallel has no CUDA (see pyparallel.features()): build it with nvcc");
+  no_cuda(device);
 #endif
 }
 

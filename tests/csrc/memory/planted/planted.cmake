@@ -30,7 +30,8 @@ endfunction()
 
 set(RACE "race: .* \\(stream .* and then .*knows of stream .* only")
 set(RELEASE "race: .* and then release to the upstream .the host.*the host knows of stream")
-plant(cached_while_used pool.cpp "cache && block->users.empty() && cache->put(block)" "cache && cache->put(block)" ${RACE})
+plant(cached_while_used pool.cpp "cache && block->users.empty() && cache->put(block)" "cache && cache->put(block)"
+      ${RACE})
 plant(shared_before_passed pool_search.cpp "return passed || wait;" "return true;" ${RACE})
 plant(stream_does_not_wait pool_search.cpp "if (!passed && wait) upstream_->wait(handle, event);" "" ${RACE})
 plant(event_on_another_stream pool_search.cpp "upstream_->record(of_user.stream)"
