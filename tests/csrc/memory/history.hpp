@@ -74,6 +74,11 @@ inline std::vector<Step> random_history(std::mt19937_64& random, int steps, std:
   return history;
 }
 
+inline std::vector<Step> without_captures(std::vector<Step> history) {
+  std::erase_if(history, [](const Step& step) { return step.what == Do::kCapture; });
+  return history;
+}
+
 // A thread that does one thing at a time for another.
 class Helper {
  public:
