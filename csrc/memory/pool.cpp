@@ -48,22 +48,48 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
   if (num_bytes > kUnlimited - (kAlignment - 1)) out_of_memory(num_bytes, stream);
   const std::uint64_t rounded = std::max(round_up(num_bytes, kAlignment), kAlignment);
   const StreamId id = upstream_->identity(stream);
-  Block* block = thread_cache().take(rounded, id);
-  if (block == nullptr) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    block = find_block(rounded, id, stream);
-    blocks_.insert(block);
+  PlannedPlacement* const planned = planned_.load(std::memory_order_acquire);
+  void* data = planned ? planned->allocate(num_bytes, {rounded, id}, stream) : nullptr;
+  if (data == nullptr) {
+    Block* const block = place(rounded, id, stream);
+    block->requested = num_bytes, block->site = site;
+    block->state.store(State::kLive, std::memory_order_release);
+    data = block->data;
+    if (planned) planned->placed(data, {rounded, id}, stream);
   }
-  block->requested = num_bytes, block->site = site;
-  block->state.store(State::kLive, std::memory_order_release);
-  live_.add(block->num_bytes);
+  live_.add(rounded);
   requested_.add(num_bytes);
   allocations_.fetch_add(1, std::memory_order_relaxed);
-  if (observer) observer->record({Action::kAllocate, block->data, num_bytes, stream, site});
-  return block->data;
+  if (observer) observer->record({Action::kAllocate, data, num_bytes, stream, site});
+  return data;
+}
+
+// By best fit; arenas that stand empty are given back before memory counts as short.
+Block* Pool::place(std::uint64_t num_bytes, StreamId stream, Stream handle) {
+  if (Block* const block = thread_cache().take(num_bytes, stream)) return block;
+  const auto find = [&] {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Block* const block = find_block(num_bytes, stream, handle);
+    blocks_.insert(block);
+    return block;
+  };
+  try {
+    return find();
+  } catch (const OutOfMemoryError&) {
+    if (planned() == nullptr || !planned()->give_back()) throw;
+  }
+  return find();
 }
 
 void Pool::use(void* data, Stream stream) {
+  if (PlannedPlacement* const planned = planned_.load(std::memory_order_acquire)) {
+    const StreamId id = upstream_->identity(stream);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      streamed(id, stream);
+    }
+    if (planned->use(data, id)) return;
+  }
   Block* const block = blocks_.find(data);
   std::lock_guard<std::mutex> lock(mutex_);
   if (block == nullptr || block->state.load(std::memory_order_acquire) != State::kLive)
@@ -74,7 +100,20 @@ void Pool::use(void* data, Stream stream) {
   if (std::find(block->users.begin(), block->users.end(), id) == block->users.end()) block->users.push_back(id);
 }
 
+bool Pool::free_planned(void* data) {
+  PlannedPlacement* const planned = planned_.load(std::memory_order_acquire);
+  const auto freed = planned ? planned->free(data) : std::nullopt;
+  if (!freed) return false;
+  live_.subtract(freed->rounded);
+  requested_.subtract(freed->num_bytes);
+  frees_.fetch_add(1, std::memory_order_relaxed);
+  if (Observer* const observer = observer_.load(std::memory_order_acquire))
+    observer->record({Action::kFreeRequested, data, freed->num_bytes, 0, observer->call_site()});
+  return true;
+}
+
 void Pool::free(void* data) {
+  if (free_planned(data)) return;
   Block* const block = blocks_.find(data);
   State live = State::kLive;
   if (block == nullptr || !block->state.compare_exchange_strong(live, State::kCached)) {
@@ -337,7 +376,16 @@ Block* Pool::new_block() {
   return block;
 }
 
+PlannedPlacement& Pool::plan_steps(std::uint64_t most_divergences) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (planned_owner_) throw InvalidArgument("plan_steps: this pool plans its steps already");
+  planned_owner_ = std::make_unique<PlannedPlacement>(*this, most_divergences);
+  planned_.store(planned_owner_.get(), std::memory_order_release);
+  return *planned_owner_;
+}
+
 std::uint64_t Pool::trim() {
+  if (planned() != nullptr) planned()->give_back();
   std::lock_guard<std::mutex> lock(mutex_);
   if (!streams_.empty()) gather(streams_.begin()->first);
   return release_segments();

@@ -15,6 +15,7 @@
 #include "memory/block.hpp"
 #include "memory/block_map.hpp"
 #include "memory/observer.hpp"
+#include "memory/planned_placement.hpp"
 #include "memory/statistics.hpp"
 #include "memory/thread_cache.hpp"
 #include "memory/upstream.hpp"
@@ -48,7 +49,12 @@ class Pool {
   void observe(std::shared_ptr<Observer> observer);
   std::uint64_t reserved() const { return reserved_.value(); }
 
+  // Places steps beforehand from now on (planned_placement.hpp). Throws InvalidArgument if it does already.
+  PlannedPlacement& plan_steps(std::uint64_t most_divergences);
+  PlannedPlacement* planned() { return planned_.load(std::memory_order_acquire); }
+
  private:
+  friend class PlannedPlacement;  // takes its arenas under the pool's lock
   struct Pending {
     Block* block;
     int events;  // not passed yet
@@ -59,6 +65,8 @@ class Pool {
     std::deque<std::pair<Event, Pending*>> events;  // in the order of the stream's work
   };
 
+  Block* place(std::uint64_t num_bytes, StreamId stream, Stream handle);
+  bool free_planned(void* data);
   Block* find_block(std::uint64_t num_bytes, StreamId stream, Stream handle);
   Block* from_own(std::uint64_t num_bytes, Streamed& own);
   Block* from_others(std::uint64_t num_bytes, StreamId stream, Stream handle, bool wait);
@@ -87,6 +95,8 @@ class Pool {
   std::atomic<std::uint64_t> allocations_{0}, frees_{0};
   std::atomic<Observer*> observer_{nullptr};  // the last of observers_
 
+  std::atomic<PlannedPlacement*> planned_{nullptr};  // planned_owner_
+
   std::mutex mutex_;  // guards all below
   std::map<StreamId, Streamed> streams_;
   std::map<std::uint64_t, std::unique_ptr<Segment>> segments_;  // by number
@@ -95,6 +105,7 @@ class Pool {
   std::vector<Block*> unused_;
   std::vector<std::shared_ptr<ThreadCache>> caches_;
   std::vector<std::shared_ptr<Observer>> observers_;
+  std::unique_ptr<PlannedPlacement> planned_owner_;
   std::uint64_t next_segment_ = 0;
   Gauge reserved_;
   std::uint64_t pending_ = 0, upstream_allocations_ = 0, upstream_releases_ = 0, cross_stream_reuses_ = 0, events_ = 0;

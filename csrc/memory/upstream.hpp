@@ -27,6 +27,8 @@ class Upstream {
   virtual void release(char* data, std::uint64_t num_bytes) noexcept = 0;
 
   virtual StreamId identity(Stream stream) = 0;
+  // Whether the stream's work is being captured into a graph. Then it takes no event of ours, and waits for none.
+  virtual bool capturing(Stream) { return false; }
   virtual Event record(Stream stream) = 0;            // after all work that is in the stream now
   virtual bool passed(Event event) = 0;               // never waits
   virtual void wait(Stream stream, Event event) = 0;  // the stream's later work waits, the caller does not
