@@ -5,13 +5,10 @@
 #include <sstream>
 
 #include "core/error.hpp"
+#include "memory/rounding.hpp"
 
 namespace pyparallel::memory {
 namespace {
-
-std::uint64_t round_up(std::uint64_t num_bytes, std::uint64_t multiple) {
-  return (num_bytes + multiple - 1) / multiple * multiple;
-}
 
 std::uint64_t next_pool() {
   static std::atomic<std::uint64_t> pools{0};
