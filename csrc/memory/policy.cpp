@@ -30,12 +30,17 @@ class AddressUpstream : public Upstream {
     return true;
   }
   void release(char*, std::uint64_t) noexcept override {}
+  bool release_pages(char*, std::uint64_t) noexcept override { return pages_; }
+  bool restore_pages(char*, std::uint64_t) override {
+    ++growths_;
+    return true;
+  }
   StreamId identity(Stream stream) override { return stream; }
   Event record(Stream) override { return 0; }
   bool passed(Event) override { return true; }
   void wait(Stream, Event) override {}
-  void synchronize(Event) override {}
   void destroy(Event) noexcept override {}
+  void synchronize() override {}
 
  private:
   const bool pages_;

@@ -1,4 +1,4 @@
-"""Pickles of plain data: dicts, lists, tuples, texts and numbers; anything else is refused, so no code runs."""
+"""Pickles of plain data: dicts, lists, texts, numbers; anything else is refused: no code runs."""
 
 from __future__ import annotations
 
