@@ -53,13 +53,13 @@ class SharedBuffer {
 
  private:
   std::shared_ptr<shm::SegmentTable> table_;
-  std::shared_ptr<shm::Segment> segment_;
+  std::shared_ptr<SharedSegment> segment_;
   int process_;
 };
 
 class ShmCommunicator {
  public:
-  ShmCommunicator(std::shared_ptr<shm::Segment> control, int rank, const std::vector<int>& processes,
+  ShmCommunicator(std::shared_ptr<SharedSegment> control, int rank, const std::vector<int>& processes,
                   double timeout_seconds)
       : communicator_(std::move(control), rank, processes, timeout_seconds),
         queue_(std::make_shared<ProgressQueue>(communicator_)),
@@ -232,14 +232,14 @@ void register_work(py::module_& module) {
 }
 
 void register_segments(py::module_& module) {
-  py::class_<shm::Segment, std::shared_ptr<shm::Segment>>(module, "Segment")
-      .def_static("open", &shm::Segment::open, py::arg("pid"), py::arg("fd"))
-      .def_property_readonly("fd", &shm::Segment::fd)
-      .def_property_readonly("num_bytes", &shm::Segment::num_bytes);
+  py::class_<SharedSegment, std::shared_ptr<SharedSegment>>(module, "Segment")
+      .def_static("open", &SharedSegment::open, py::arg("pid"), py::arg("fd"))
+      .def_property_readonly("fd", &SharedSegment::fd)
+      .def_property_readonly("num_bytes", &SharedSegment::num_bytes);
   py::class_<SharedBuffer>(module, "SharedBuffer", py::buffer_protocol()).def_buffer([](SharedBuffer& buffer) {
     return buffer.info();
   });
-  module.def("available_memory", &shm::available_memory);
+  module.def("available_memory", &available_memory);
 }
 
 }  // namespace
@@ -268,7 +268,7 @@ void register_comm(py::module_& module) {
   using Self = ShmCommunicator;
   py::class_<Self>(module, "ShmCommunicator")
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
-      .def(py::init<std::shared_ptr<shm::Segment>, int, const std::vector<int>&, double>(), py::arg("control"),
+      .def(py::init<std::shared_ptr<SharedSegment>, int, const std::vector<int>&, double>(), py::arg("control"),
            py::arg("rank"), py::arg("processes"), py::arg("timeout_seconds"))
       .def("join", &Self::join)
       .def("set_on_failure", &Self::set_on_failure, py::arg("on_failure"))

@@ -111,7 +111,7 @@ void MessageLane::guarded(const Function& function) {
   const std::uint64_t before = messenger_.completed();
   try {
     function();
-  } catch (const shm::PeerMemoryError&) {
+  } catch (const PeerMemoryError&) {
     stop_with(communicator_.liveness().explain(std::current_exception(), "a message"));
   } catch (...) {
     stop_with(std::current_exception());

@@ -81,7 +81,7 @@ bool ProgressQueue::run_next(const shm::Patience& patience) {
     try {
       post(*work);
       communicator_.complete(work->collective, patience, work->flight);
-    } catch (const shm::PeerMemoryError&) {
+    } catch (const PeerMemoryError&) {
       error = communicator_.liveness().explain(std::current_exception(), communicator_.describe(work->collective));
     } catch (...) {
       error = std::current_exception();

@@ -3,6 +3,7 @@
 
 #include "memory/host_upstream.hpp"
 #include "memory/pool.hpp"
+#include "memory/replay_bindings.hpp"
 
 namespace pyparallel {
 namespace {
@@ -48,6 +49,7 @@ void register_memory(py::module_& module) {
           "free", [](Pool& pool, std::uintptr_t data) { pool.free(pointer<void>(data)); }, py::arg("data"), without_gil)
       .def("trim", &Pool::trim, without_gil)
       .def("statistics", [](Pool& pool) { return as_dict(pool.statistics()); });
+  memory::register_replay(module);
 }
 
 }  // namespace pyparallel

@@ -15,24 +15,28 @@ enum class State : std::uint8_t {
   kLive,     // the caller's
   kCached,   // in a thread's front cache
   kPending,  // freed, but other streams may still use it
+  kHole,     // addresses whose pages were given back
 };
+
+struct Block;
 
 // One upstream allocation with its extensions, wholly covered by blocks in order of address.
 struct Segment {
   char* data;
   std::uint64_t num_bytes;
   std::uint64_t number;  // in order of allocation, so that ties are broken alike on all ranks
+  Block* last = nullptr;
 };
 
-// `state` is atomic because free() looks at it without the pool's lock; the rest is guarded by that lock, or belongs to
-// whoever owns the block.
+// The atomic members are read without the pool's lock, by whoever frees or reports; the rest is guarded by that lock,
+// or belongs to whoever owns the block.
 struct Block {
   std::atomic<State> state{State::kUnused};
   char* data = nullptr;
-  std::uint64_t num_bytes = 0;  // a multiple of kAlignment
-  std::uint64_t requested = 0;  // bytes that the caller asked for
-  StreamId stream = 0;          // in whose order it may be used
-  CallSite site = 0;            // where it was asked for, if the pool is observed
+  std::uint64_t num_bytes = 0;              // a multiple of kAlignment
+  std::atomic<std::uint64_t> requested{0};  // bytes that the caller asked for
+  std::atomic<CallSite> site{0};            // where it was asked for, if the pool is observed
+  StreamId stream = 0;                      // in whose order it may be used
   Segment* segment = nullptr;
   Block *before = nullptr, *after = nullptr;  // neighbours in the segment
   Block* next = nullptr;                      // in a thread's cache
@@ -50,6 +54,7 @@ class FreeIndex {
     const auto found = blocks_.lower_bound(num_bytes);
     return found == blocks_.end() ? nullptr : *found;
   }
+  std::uint64_t largest() const { return blocks_.empty() ? 0 : (*blocks_.rbegin())->num_bytes; }
   const auto& blocks() const { return blocks_; }
 
  private:

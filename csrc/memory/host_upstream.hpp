@@ -20,7 +20,7 @@ class HostUpstream : public Upstream {
   Event record(Stream) override { return 0; }
   bool passed(Event) override { return true; }
   void wait(Stream, Event) override {}
-  void synchronize(Event) override {}
+  void synchronize() override {}
   void destroy(Event) noexcept override {}
 
  private:

@@ -1,6 +1,7 @@
 // What a pool tells of itself while somebody watches it.
 #pragma once
 #include <cstdint>
+#include <string>
 
 #include "memory/upstream.hpp"
 
@@ -16,7 +17,10 @@ enum class Action : std::uint8_t {
   kSegmentAllocate,
   kSegmentExtend,
   kSegmentRelease,
+  kPagesRelease,  // of a segment, which keeps their addresses
+  kPagesRestore,
   kOutOfMemory,  // `num_bytes` were asked for
+  kListed,       // somebody looked at the pool's blocks: what was told before is in that list
 };
 
 struct Report {
@@ -34,6 +38,8 @@ class Observer {
   virtual CallSite call_site() noexcept = 0;
   // Any thread, perhaps under the pool's lock: calls neither Python nor the pool.
   virtual void record(const Report& report) noexcept = 0;
+  // A place in words, as "train.py:31 in step"; empty for 0. Any thread, without the pool's lock; calls no Python.
+  virtual std::string describe(CallSite) const { return {}; }
 };
 
 }  // namespace pyparallel::memory

@@ -49,6 +49,7 @@ class PlannedPlacement::Unguarded {
 };
 
 PlannedPlacement::~PlannedPlacement() {
+  if (pool_.forked()) return;  // the events are the parent's
   for (auto& [place, shared] : shared_)
     for (const Event event : shared.events) pool_.upstream_->destroy(event);
 }
@@ -137,7 +138,7 @@ PlannedStep::PlaceNumber PlannedPlacement::live_place(const void* data, const ch
   return place;
 }
 
-bool PlannedPlacement::use(const void* data, StreamId user) {
+bool PlannedPlacement::use(const void* data, StreamId user, Stream stream) {
   Guard guard(*this);
   bool inside;
   const PlannedStep::PlaceNumber place = live_place(data, "use", &inside);
@@ -146,6 +147,10 @@ bool PlannedPlacement::use(const void* data, StreamId user) {
     return false;
   }
   if (step_->requests()[live_[place].request].request.stream == user) return true;
+  {
+    const std::lock_guard<std::mutex> lock(pool_.mutex_);
+    pool_.streamed(user, stream);
+  }
   std::vector<StreamId>& users = shared_[place].users;
   if (std::find(users.begin(), users.end(), user) == users.end()) users.push_back(user);
   return true;
@@ -178,13 +183,18 @@ void PlannedPlacement::bury(PlannedStep::PlaceNumber place) {
   --live_blocks_, live_within_ -= !planned.spans, live_bytes_ -= planned.request.num_bytes;
 }
 
-// While one of the streams captures it takes no event; a later one says the same of more work.
+// An event behind the work of every stream that used the block; later if one of them takes none now.
 void PlannedPlacement::record_events(Shared& shared) {
-  std::lock_guard<std::mutex> lock(pool_.mutex_);
-  const auto handle = [&](StreamId user) { return pool_.streams_.at(user).stream; };
+  const std::lock_guard<std::mutex> lock(pool_.mutex_);
+  std::erase_if(shared.users, [&](StreamId user) {
+    const auto& streamed = pool_.streams_.at(user);
+    return streamed.has_last && pool_.upstream_->passed(streamed.last);
+  });
   for (const StreamId user : shared.users)
-    if (pool_.upstream_->capturing(handle(user))) return;
-  for (const StreamId user : shared.users) shared.events.push_back(pool_.upstream_->record(handle(user)));
+    if (!pool_.reachable(user, pool_.streams_.at(user))) return;
+  for (const StreamId user : shared.users)
+    shared.events.push_back(pool_.upstream_->record(pool_.streams_.at(user).stream));
+  pool_.events_ += shared.users.size();
   shared.recorded = true;
 }
 
@@ -194,7 +204,7 @@ void PlannedPlacement::drain() {
     Shared& shared = entry->second;
     if (!shared.freed) continue;
     if (!shared.recorded) record_events(shared);
-    std::lock_guard<std::mutex> lock(pool_.mutex_);
+    const std::lock_guard<std::mutex> lock(pool_.mutex_);
     std::erase_if(shared.events, [&](Event event) {
       const bool passed = pool_.upstream_->passed(event);
       if (passed) pool_.upstream_->destroy(event);
@@ -214,11 +224,15 @@ bool PlannedPlacement::take_arenas(Guard& guard) {
   try {
     Unguarded unguarded(guard);
     pool_.trim();
-    std::lock_guard<std::mutex> lock(pool_.mutex_);
+    const std::lock_guard<std::mutex> lock(pool_.mutex_);
     for (PlannedStep::Arena& arena : step_->arenas()) {
-      Block* const block = pool_.find_block(arena.num_bytes, arena.stream, pool_.streams_[arena.stream].stream);
+      Pool::Shortage shortage;
+      Block* const block =
+          pool_.find_block(arena.num_bytes, arena.stream, pool_.streams_[arena.stream].stream, shortage);
+      if (block == nullptr) throw OutOfMemoryError(arena.num_bytes, shortage.cached, "arena of a plan");
       pool_.blocks_.insert(block);
-      block->requested = 0;
+      block->requested.store(0, std::memory_order_relaxed);
+      block->site.store(0, std::memory_order_relaxed);
       block->state.store(State::kLive, std::memory_order_release);
       arena.data = block->data;
     }
@@ -238,7 +252,7 @@ bool PlannedPlacement::take_arenas(Guard& guard) {
 }
 
 void PlannedPlacement::return_arenas() {
-  std::lock_guard<std::mutex> lock(pool_.mutex_);
+  const std::lock_guard<std::mutex> lock(pool_.mutex_);
   for (PlannedStep::Arena& arena : step_->arenas()) {
     if (arena.data == nullptr) continue;
     Block* const block = pool_.blocks_.find(arena.data);

@@ -79,7 +79,7 @@ class PlannedPlacement {
   void* allocate(std::uint64_t num_bytes, const Request& request, Stream stream);
   void placed(const void* data, const Request& request, Stream stream);
   // Whether `data` lies in an arena. Throws InvalidArgument if it does and no live block begins there.
-  bool use(const void* data, StreamId user);
+  bool use(const void* data, StreamId user, Stream stream);
   struct Freed {
     std::uint64_t num_bytes, rounded;
   };

@@ -1,100 +1,122 @@
-// The pool's two ways: through a thread's own cache, and under the lock through the index of free blocks.
+// The caller's side of the pool: a thread's own cache first, then what pool_search.cpp finds under the lock.
 #include "memory/pool.hpp"
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <sstream>
 
 #include "core/error.hpp"
+#include "core/fork.hpp"
+#include "memory/thread_caches.hpp"
 
 namespace pyparallel::memory {
 namespace {
-
-std::uint64_t round_up(std::uint64_t num_bytes, std::uint64_t multiple) {
-  return (num_bytes + multiple - 1) / multiple * multiple;
-}
 
 std::uint64_t next_pool() {
   static std::atomic<std::uint64_t> pools{0};
   return ++pools;
 }
 
-// The caches of this thread by pool. A pool that is gone leaves an empty one behind until the thread ends.
-struct CachesOfThread {
-  std::uint64_t last = 0;
-  ThreadCache* last_cache = nullptr;
-  std::vector<std::pair<std::uint64_t, std::shared_ptr<ThreadCache>>> all;
-};
-thread_local CachesOfThread caches_of_thread;
-
 }  // namespace
 
-Pool::Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit)
-    : upstream_(std::move(upstream)), limit_(limit), number_(next_pool()) {}
+Pool::Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit, Keep keep)
+    : upstream_(std::move(upstream)),
+      keep_(keep),
+      number_(next_pool()),
+      fork_depth_(fork_depth()),
+      process_(getpid()),
+      arena_(*upstream_, limit, [this](Action action, const char* data, std::uint64_t num_bytes, StreamId stream) {
+        tell(action, data, num_bytes, streams_[stream].stream);
+      }) {}
 
 Pool::~Pool() {
-  for (auto& [id, streamed] : streams_)
+  for (auto& [id, streamed] : streams_) {
     for (auto& [event, pending] : streamed.events) {
-      upstream_->destroy(event);
+      if (!forked()) upstream_->destroy(event);
       if (--pending->events == 0) delete pending;
     }
-  for (auto& [number, segment] : segments_) upstream_->release(segment->data, segment->num_bytes);
+    if (streamed.has_last && !forked()) upstream_->destroy(streamed.last);
+  }
+  if (forked())
+    (void)upstream_.release();  // the parent's: neither its memory nor its device is ours to touch
+  else
+    arena_.close();
 }
 
-// ---- the caller's side ----
+bool Pool::forked() const { return fork_depth() != fork_depth_; }
+
+void Pool::check_process() const {
+  if (!forked()) [[likely]]
+    return;
+  throw InvalidArgument("this pool belongs to process " + std::to_string(process_) + "; a forked child (process " +
+                        std::to_string(getpid()) + ") cannot use it: make a pool of its own there");
+}
+
+void Pool::no_live_block(const char* call, const void* data) const {
+  std::ostringstream message;
+  message << call << ": " << data << " is no live block of this pool (freed twice, or of another pool)";
+  throw InvalidArgument(message.str());
+}
+
+// ---- blocks ----
 
 void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
+  check_process();
   Observer* const observer = observer_.load(std::memory_order_acquire);
   const CallSite site = observer ? observer->call_site() : 0;
-  if (num_bytes > kUnlimited - (kAlignment - 1)) out_of_memory(num_bytes, stream);
-  const std::uint64_t rounded = std::max(round_up(num_bytes, kAlignment), kAlignment);
+  const std::uint64_t most = kUnlimited - (kAlignment - 1);
+  const std::uint64_t rounded =
+      std::max((std::min(num_bytes, most) + kAlignment - 1) / kAlignment * kAlignment, kAlignment);
   const StreamId id = upstream_->identity(stream);
+  ThreadCache* const cache = thread_cache();
   PlannedPlacement* const planned = planned_.load(std::memory_order_acquire);
   void* data = planned ? planned->allocate(num_bytes, {rounded, id}, stream) : nullptr;
   if (data == nullptr) {
-    Block* const block = place(rounded, id, stream);
-    block->requested = num_bytes, block->site = site;
+    Block* block = cache ? cache->take(rounded, id) : nullptr;
+    if (block == nullptr) block = find_or_throw(rounded, num_bytes, id, stream);
+    block->requested.store(num_bytes, std::memory_order_relaxed);
+    block->site.store(site, std::memory_order_relaxed);
     block->state.store(State::kLive, std::memory_order_release);
     data = block->data;
     if (planned) planned->placed(data, {rounded, id}, stream);
   }
   live_.add(rounded);
-  requested_.add(num_bytes);
-  allocations_.fetch_add(1, std::memory_order_relaxed);
+  live_by_class_[class_of(rounded)].add(rounded);
+  if (cache) {
+    cache->counters().allocated(rounded, num_bytes);
+  } else {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    of_ended_threads_.allocated(rounded, num_bytes);
+  }
   if (observer) observer->record({Action::kAllocate, data, num_bytes, stream, site});
   return data;
 }
 
-// By best fit; arenas that stand empty are given back before memory counts as short.
-Block* Pool::place(std::uint64_t num_bytes, StreamId stream, Stream handle) {
-  if (Block* const block = thread_cache().take(num_bytes, stream)) return block;
-  const auto find = [&] {
-    std::lock_guard<std::mutex> lock(mutex_);
-    Block* const block = find_block(num_bytes, stream, handle);
-    blocks_.insert(block);
-    return block;
-  };
-  try {
-    return find();
-  } catch (const OutOfMemoryError&) {
-    if (planned() == nullptr || !planned()->give_back()) throw;
+Block* Pool::find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, StreamId id, Stream stream) {
+  for (;;) {
+    Shortage shortage;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (Block* const block = find_block(rounded, id, stream, shortage)) {
+        blocks_.insert(block);
+        return block;
+      }
+      shortage.callback = callback_;
+    }
+    if (planned() != nullptr && planned()->give_back()) continue;
+    if (!shortage.callback || !(*shortage.callback)(num_bytes)) out_of_memory(num_bytes, stream, shortage);
   }
-  return find();
 }
 
 void Pool::use(void* data, Stream stream) {
-  if (PlannedPlacement* const planned = planned_.load(std::memory_order_acquire)) {
-    const StreamId id = upstream_->identity(stream);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      streamed(id, stream);
-    }
-    if (planned->use(data, id)) return;
-  }
+  check_process();
+  if (PlannedPlacement* const planned = planned_.load(std::memory_order_acquire))
+    if (planned->use(data, upstream_->identity(stream), stream)) return;
   Block* const block = blocks_.find(data);
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (block == nullptr || block->state.load(std::memory_order_acquire) != State::kLive)
-    throw InvalidArgument("use: no live block of this pool begins there");
   const StreamId id = upstream_->identity(stream);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (block == nullptr || block->state.load(std::memory_order_acquire) != State::kLive) no_live_block("use", data);
   if (id == block->stream) return;
   streamed(id, stream);
   if (std::find(block->users.begin(), block->users.end(), id) == block->users.end()) block->users.push_back(id);
@@ -104,280 +126,67 @@ bool Pool::free_planned(void* data) {
   PlannedPlacement* const planned = planned_.load(std::memory_order_acquire);
   const auto freed = planned ? planned->free(data) : std::nullopt;
   if (!freed) return false;
-  live_.subtract(freed->rounded);
-  requested_.subtract(freed->num_bytes);
-  frees_.fetch_add(1, std::memory_order_relaxed);
+  const auto [num_bytes, rounded] = *freed;
+  live_.subtract(rounded);
+  live_by_class_[class_of(rounded)].subtract(rounded);
   if (Observer* const observer = observer_.load(std::memory_order_acquire))
-    observer->record({Action::kFreeRequested, data, freed->num_bytes, 0, observer->call_site()});
+    observer->record({Action::kFreeRequested, data, num_bytes, 0, observer->call_site()});
+  if (ThreadCache* const cache = thread_cache()) {
+    cache->counters().freed(rounded, num_bytes);
+    return true;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  of_ended_threads_.freed(rounded, num_bytes);
   return true;
 }
 
 void Pool::free(void* data) {
+  check_process();
   if (free_planned(data)) return;
   Block* const block = blocks_.find(data);
   State live = State::kLive;
-  if (block == nullptr || !block->state.compare_exchange_strong(live, State::kCached)) {
-    std::ostringstream message;
-    message << "free: " << data << " is no live block of this pool (freed twice, or of another pool)";
-    throw InvalidArgument(message.str());
-  }
-  live_.subtract(block->num_bytes);
-  requested_.subtract(block->requested);
-  frees_.fetch_add(1, std::memory_order_relaxed);
+  if (block == nullptr || !block->state.compare_exchange_strong(live, State::kCached)) no_live_block("free", data);
+  const std::uint64_t num_bytes = block->num_bytes, requested = block->requested.load(std::memory_order_relaxed);
+  live_.subtract(num_bytes);
+  live_by_class_[class_of(num_bytes)].subtract(num_bytes);
   if (Observer* const observer = observer_.load(std::memory_order_acquire))
-    observer->record({Action::kFreeRequested, data, block->requested, 0, observer->call_site()});
-  if (block->users.empty() && thread_cache().put(block)) return;
-  std::lock_guard<std::mutex> lock(mutex_);
+    observer->record({Action::kFreeRequested, data, requested, 0, observer->call_site()});
+  ThreadCache* const cache = thread_cache();
+  if (cache) cache->counters().freed(num_bytes, requested);
+  if (cache && block->users.empty() && cache->put(block)) return;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!cache) of_ended_threads_.freed(num_bytes, requested);
   if (block->users.empty()) return insert_free(block);
   block->state.store(State::kPending, std::memory_order_relaxed);
-  pending_ += block->num_bytes;
-  auto* const pending = new Pending{block, static_cast<int>(block->users.size())};
-  for (const StreamId user : block->users) {
-    Streamed& of_user = streams_.at(user);
-    of_user.events.emplace_back(upstream_->record(of_user.stream), pending);
-    ++events_;
-  }
-  block->users.clear();
+  pending_ += num_bytes;
+  if (!mark_users(block)) postponed_.push_back(block);
 }
 
-ThreadCache& Pool::thread_cache() {
-  CachesOfThread& own = caches_of_thread;
-  if (own.last == number_) return *own.last_cache;
-  auto found = std::find_if(own.all.begin(), own.all.end(), [&](const auto& entry) { return entry.first == number_; });
-  if (found == own.all.end()) {
-    const auto cache = std::make_shared<ThreadCache>();
-    std::lock_guard<std::mutex> lock(mutex_);
-    caches_.push_back(cache);
-    found = own.all.emplace(own.all.end(), number_, cache);
-  }
-  own.last = number_;
-  own.last_cache = found->second.get();
-  return *own.last_cache;
+void Pool::end_stream(Stream stream) {
+  check_process();
+  const StreamId id = upstream_->identity(stream);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = streams_.find(id);
+  if (found == streams_.end() || found->second.ended) return;
+  found->second.ended = true;
+  if (upstream_->capturing(stream)) return;
+  found->second.last = upstream_->record(stream);
+  found->second.has_last = true;
+  ++events_;
 }
 
-// ---- under the lock ----
-
-Pool::Streamed& Pool::streamed(StreamId id, Stream handle) {
-  Streamed& result = streams_[id];
-  result.stream = handle;
-  return result;
-}
-
-Block* Pool::find_block(std::uint64_t num_bytes, StreamId stream, Stream handle) {
-  drain(false);
-  Streamed& own = streamed(stream, handle);
-  if (Block* block = from_own(num_bytes, own)) return block;
-  if (Block* block = from_others(num_bytes, stream, handle, false)) return block;
-  if (Block* block = grow(num_bytes, stream)) return block;
-  if (Block* block = from_others(num_bytes, stream, handle, true)) return block;
-  // Memory is short: everything that is only kept comes together, and the search begins again.
-  gather(stream);
-  if (Block* block = from_own(num_bytes, own)) return block;
-  release_segments();
-  if (Block* block = grow(num_bytes, stream)) return block;
-  out_of_memory(num_bytes, handle);
-}
-
-Block* Pool::from_own(std::uint64_t num_bytes, Streamed& own) {
-  Block* const block = own.free.best_fit(num_bytes);
-  return block ? split(block, num_bytes) : nullptr;
-}
-
-// Another stream may still be using what it freed. `wait`: if so, `stream` waits for that work on the device.
-Block* Pool::from_others(std::uint64_t num_bytes, StreamId stream, Stream handle, bool wait) {
-  for (auto& [id, other] : streams_) {
-    Block* const candidate = id == stream ? nullptr : other.free.best_fit(num_bytes);
-    if (candidate == nullptr) continue;
-    const Event event = upstream_->record(other.stream);
-    ++events_;
-    const bool passed = upstream_->passed(event);
-    if (!passed && wait) upstream_->wait(handle, event);
-    upstream_->destroy(event);
-    if (!passed && !wait) continue;
-    Block* const block = split(candidate, num_bytes);
-    block->stream = stream;
-    ++cross_stream_reuses_;
-    return block;
-  }
-  return nullptr;
-}
-
-bool Pool::within_limit(std::uint64_t num_bytes) const {
-  return num_bytes <= limit_ && reserved_.value() <= limit_ - num_bytes;
-}
-
-Block* Pool::grow(std::uint64_t num_bytes, StreamId stream) {
-  if (num_bytes > kUnlimited - upstream_->granularity()) return nullptr;
-  if (Block* block = extend_last(num_bytes, stream)) return split(block, num_bytes);
-  const std::uint64_t size = round_up(num_bytes, upstream_->granularity());
-  char* const data = within_limit(size) ? upstream_->allocate(size) : nullptr;
-  if (data == nullptr) return nullptr;
-  ++upstream_allocations_;
-  reserved_.add(size);
-  auto& segment = segments_[next_segment_];
-  segment = std::make_unique<Segment>(Segment{data, size, next_segment_++});
-  tell(Action::kSegmentAllocate, data, size, streams_[stream].stream);
-  Block* const block = new_block();
-  block->data = data, block->num_bytes = size, block->stream = stream, block->segment = segment.get();
-  last_of_segment_[segment->number] = block;
-  block->state.store(State::kFree, std::memory_order_relaxed);
-  streams_[stream].free.insert(block);
-  return split(block, num_bytes);
-}
-
-// The end of the newest segment moves on, if the upstream can do that: a free block there needs only what it lacks.
-Block* Pool::extend_last(std::uint64_t num_bytes, StreamId stream) {
-  if (segments_.empty()) return nullptr;
-  Segment& segment = *segments_.rbegin()->second;
-  Block* last = last_of_segment_[segment.number];
-  const bool joins = last->state.load(std::memory_order_relaxed) == State::kFree && last->stream == stream;
-  const std::uint64_t size = round_up(num_bytes - (joins ? last->num_bytes : 0), upstream_->granularity());
-  if (!within_limit(size) || !upstream_->extend(segment.data + segment.num_bytes, size)) return nullptr;
-  ++upstream_allocations_;
-  reserved_.add(size);
-  Block* const added = new_block();
-  added->data = segment.data + segment.num_bytes, added->num_bytes = size;
-  tell(Action::kSegmentExtend, added->data, size, streams_[stream].stream);
-  added->stream = stream, added->segment = &segment, added->before = last;
-  last->after = added;
-  segment.num_bytes += size;
-  last_of_segment_[segment.number] = added;
-  insert_free(added);
-  return streams_[stream].free.best_fit(num_bytes);
-}
-
-// Takes a free block out of the index, and puts what it has too much back.
-Block* Pool::split(Block* block, std::uint64_t num_bytes) {
-  FreeIndex& free = streams_[block->stream].free;
-  free.erase(block);
-  block->state.store(State::kCached, std::memory_order_relaxed);
-  if (block->num_bytes == num_bytes) return block;
-  Block* const rest = new_block();
-  rest->data = block->data + num_bytes, rest->num_bytes = block->num_bytes - num_bytes;
-  rest->stream = block->stream, rest->segment = block->segment;
-  rest->before = block, rest->after = block->after;
-  if (rest->after != nullptr)
-    rest->after->before = rest;
-  else
-    last_of_segment_[block->segment->number] = rest;
-  block->after = rest;
-  block->num_bytes = num_bytes;
-  rest->state.store(State::kFree, std::memory_order_relaxed);
-  free.insert(rest);
-  return block;
-}
-
-// `after` becomes part of its neighbour.
-void Pool::absorb(Block* block, Block* after) {
-  block->num_bytes += after->num_bytes;
-  block->after = after->after;
-  if (after->after != nullptr)
-    after->after->before = block;
-  else
-    last_of_segment_[block->segment->number] = block;
-  after->state.store(State::kUnused, std::memory_order_relaxed);
-  unused_.push_back(after);
-}
-
-void Pool::insert_free(Block* block) {
-  blocks_.erase(block->data);
-  FreeIndex& free = streams_[block->stream].free;
-  const auto joins = [&](const Block* other) {
-    return other != nullptr && other->state.load(std::memory_order_relaxed) == State::kFree &&
-           other->stream == block->stream;
-  };
-  if (Block* const after = block->after; joins(after)) {
-    free.erase(after);
-    absorb(block, after);
-  }
-  if (Block* const before = block->before; joins(before)) {
-    free.erase(before);
-    absorb(before, block);
-    block = before;
-  }
-  block->state.store(State::kFree, std::memory_order_relaxed);
-  free.insert(block);
-}
-
-void Pool::release_event(Pending* pending) {
-  if (--pending->events > 0) return;
-  pending_ -= pending->block->num_bytes;
-  tell(Action::kFreeCompleted, pending->block->data, pending->block->requested, 0);
-  insert_free(pending->block);
-  delete pending;
-}
-
-// Every stream has its own queue: a slow one keeps only what it uses.
-void Pool::drain(bool wait) {
-  for (auto& [id, streamed] : streams_) {
-    while (!streamed.events.empty()) {
-      const auto [event, pending] = streamed.events.front();
-      if (wait) upstream_->synchronize(event);
-      if (!wait && !upstream_->passed(event)) break;
-      upstream_->destroy(event);
-      streamed.events.pop_front();
-      release_event(pending);
-    }
-  }
-}
-
-void Pool::flush_caches() {
-  for (const auto& cache : caches_) cache->flush([&](Block* block) { insert_free(block); });
-  std::erase_if(caches_, [](const auto& cache) { return cache.use_count() == 1; });  // its thread has ended
-}
-
-// Waits for all work on free and pending blocks. Then any stream may have them: they become `stream`'s, and merge.
-void Pool::gather(StreamId stream) {
-  flush_caches();
-  drain(true);
-  std::vector<Block*> free;
-  for (auto& [id, streamed] : streams_) {
-    if (streamed.free.blocks().empty()) continue;
-    const Event event = upstream_->record(streamed.stream);
-    ++events_;
-    upstream_->synchronize(event);
-    upstream_->destroy(event);
-    free.insert(free.end(), streamed.free.blocks().begin(), streamed.free.blocks().end());
-    streamed.free.clear();
-  }
-  for (Block* const block : free) block->state.store(State::kCached, std::memory_order_relaxed);
-  for (Block* const block : free) {
-    block->stream = stream;
-    insert_free(block);
-  }
-}
-
-// Only after gather(): the upstream may hand the memory to anyone.
-std::uint64_t Pool::release_segments() {
-  std::uint64_t released = 0;
-  std::erase_if(segments_, [&](auto& entry) {
-    Segment& segment = *entry.second;
-    Block* const block = last_of_segment_[segment.number];
-    if (block->before != nullptr || block->state.load(std::memory_order_relaxed) != State::kFree) return false;
-    streams_[block->stream].free.erase(block);
-    upstream_->release(segment.data, segment.num_bytes);
-    tell(Action::kSegmentRelease, segment.data, segment.num_bytes, 0);
-    ++upstream_releases_;
-    reserved_.subtract(segment.num_bytes);
-    released += segment.num_bytes;
-    last_of_segment_.erase(segment.number);
-    block->state.store(State::kUnused, std::memory_order_relaxed);
-    unused_.push_back(block);
-    return true;
-  });
-  return released;
-}
-
-Block* Pool::new_block() {
-  if (unused_.empty()) return &records_.emplace_back();
-  Block* const block = unused_.back();
-  unused_.pop_back();
-  block->before = block->after = block->next = nullptr;
-  return block;
+ThreadCache* Pool::thread_cache() {
+  if (ThreadCache* const cache = cache_of_thread(number_)) return cache;
+  const auto cache = std::make_shared<ThreadCache>(ended_caches_);
+  if (!add_cache_of_thread(number_, cache)) return nullptr;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  caches_.push_back(cache);
+  return cache.get();
 }
 
 PlannedPlacement& Pool::plan_steps(std::uint64_t most_divergences) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  check_process();
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (planned_owner_) throw InvalidArgument("plan_steps: this pool plans its steps already");
   planned_owner_ = std::make_unique<PlannedPlacement>(*this, most_divergences);
   planned_.store(planned_owner_.get(), std::memory_order_release);
@@ -385,31 +194,75 @@ PlannedPlacement& Pool::plan_steps(std::uint64_t most_divergences) {
 }
 
 std::uint64_t Pool::trim() {
+  check_process();
   if (planned() != nullptr) planned()->give_back();
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (!streams_.empty()) gather(streams_.begin()->first);
-  return release_segments();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const StreamId any = streams_.empty() ? 0 : streams_.begin()->first;
+  return gather(any) && keep_ == Keep::kUntilShort ? arena_.release(kUnlimited) : 0;
 }
 
+std::optional<SharedPlace> Pool::locate(const void* data) {
+  check_process();
+  const Block* const block = blocks_.find(data);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (block == nullptr || block->state.load(std::memory_order_acquire) != State::kLive) no_live_block("locate", data);
+  return upstream_->locate(data);
+}
+
+// ---- what it tells ----
+
 Statistics Pool::statistics() {
-  std::lock_guard<std::mutex> lock(mutex_);
+  check_process();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  flush_caches(true);
+  Counters sum;
+  sum.add(of_ended_threads_);
+  for (const auto& cache : caches_) sum.add(cache->counters());
   Statistics s{};
-  s.live = live_.value(), s.live_peak = live_.peak(), s.requested = requested_.value();
-  s.reserved = reserved_.value(), s.reserved_peak = reserved_.peak(), s.pending = pending_;
-  for (const auto& [id, streamed] : streams_)
-    if (!streamed.free.blocks().empty())
-      s.largest_hole = std::max(s.largest_hole, (*streamed.free.blocks().rbegin())->num_bytes);
-  s.segments = segments_.size();
-  s.allocations = allocations_.load(), s.frees = frees_.load();
-  s.upstream_allocations = upstream_allocations_, s.upstream_releases = upstream_releases_;
-  s.cross_stream_reuses = cross_stream_reuses_, s.events = events_;
+  sum.tell(s);
+  s.live = live_.value(), s.live_peak = live_.peak();
+  for (int c = 0; c < kClasses; ++c)
+    s.by_class[c].live = live_by_class_[c].value(), s.by_class[c].live_peak = live_by_class_[c].peak();
+  s.reserved = arena_.reserved.value(), s.reserved_peak = arena_.reserved.peak(), s.pending = pending_;
+  s.free = arena_.free_bytes(), s.largest_hole = arena_.largest_free();
+  s.segments = arena_.segments();
+  s.upstream_allocations = arena_.allocations, s.upstream_releases = arena_.releases;
+  s.cross_stream_reuses = cross_stream_reuses_, s.events = events_, s.idle_at_peak = idle_at_peak_;
   return s;
 }
 
+std::vector<StreamStatistics> Pool::stream_statistics() {
+  check_process();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::map<StreamId, StreamStatistics> by_stream;
+  for (const Block& block : arena_.records()) {
+    const State state = block.state.load(std::memory_order_acquire);
+    if (state != State::kLive && state != State::kFree) continue;
+    StreamStatistics& s = by_stream[block.stream];
+    (state == State::kLive ? s.live : s.free) += block.num_bytes;
+    if (state == State::kFree) s.largest_hole = std::max(s.largest_hole, block.num_bytes);
+  }
+  for (const auto& [id, streamed] : streams_) by_stream[id].events = streamed.events.size();
+  std::vector<StreamStatistics> result;
+  for (auto& [id, s] : by_stream) {
+    s.stream = id;
+    result.push_back(s);
+  }
+  return result;
+}
+
 void Pool::observe(std::shared_ptr<Observer> observer) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   observer_.store(observer.get(), std::memory_order_release);
   if (observer) observers_.push_back(std::move(observer));
+}
+
+void Pool::on_failure(std::shared_ptr<FailureCallback> callback) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    callback_.swap(callback);
+  }
+  // The old one ends here: its destructor may call anything.
 }
 
 void Pool::tell(Action action, const void* data, std::uint64_t num_bytes, Stream stream, CallSite site) {
@@ -417,17 +270,16 @@ void Pool::tell(Action action, const void* data, std::uint64_t num_bytes, Stream
     observer->record({action, data, num_bytes, stream, site});
 }
 
-void Pool::out_of_memory(std::uint64_t num_bytes, Stream stream) {
+void Pool::out_of_memory(std::uint64_t num_bytes, Stream stream, const Shortage& shortage) {
   tell(Action::kOutOfMemory, nullptr, num_bytes, stream);
-  std::uint64_t largest = 0;
-  for (const auto& [id, streamed] : streams_)
-    if (!streamed.free.blocks().empty()) largest = std::max(largest, (*streamed.free.blocks().rbegin())->num_bytes);
-  const std::uint64_t reserved = reserved_.value(), live = live_.value();
   std::ostringstream message;
-  message << "out of " << upstream_->name() << " memory: " << num_bytes << " bytes asked for; " << live
-          << " bytes are live, " << reserved - live << " cached, the largest hole has " << largest;
-  if (limit_ != kUnlimited) message << "; the pool's limit is " << limit_;
-  throw OutOfMemoryError(num_bytes, reserved - live, message.str());
+  message << "out of " << upstream_->name() << " memory: " << num_bytes << " bytes asked for; " << shortage.live
+          << " bytes are live, " << shortage.cached << " cached, the largest hole has " << shortage.largest_hole;
+  if (arena_.limit != kUnlimited) message << "; the pool's limit is " << arena_.limit;
+  const Observer* const observer = observer_.load(std::memory_order_acquire);
+  for (const auto& [bytes, site] : shortage.sites)
+    message << "\n  " << bytes << " bytes live of " << (observer ? observer->describe(site) : "");
+  throw OutOfMemoryError(num_bytes, shortage.cached, message.str());
 }
 
 }  // namespace pyparallel::memory

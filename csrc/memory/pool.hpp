@@ -1,18 +1,26 @@
 // A caching pool: blocks cut from segments of an upstream, found by best fit, merged when free, reused in stream order.
 //
 //   allocate: thread's cache -> free blocks of the stream -> those of other streams whose work has passed
-//             -> grow -> those of other streams, the device waiting -> everything given back, and again -> error
+//             -> grow -> those of other streams, the device waiting -> all free blocks together -> free memory given
+//             back, and grow -> the failure callback, and again -> error
 //   free:     thread's cache -> free blocks of the stream, merged with free neighbours
 //             used on other streams: pending until their events have passed
+//
+// While a stream's work is being captured into a graph, it gets no event: blocks that it used stay pending until the
+// capture has ended. While any stream of the pool captures, nothing is waited for and no memory goes back.
+//
+// A forked child may call nothing but forked(); its copy of the pool is never destroyed for real.
 #pragma once
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
-#include "memory/block.hpp"
+#include "memory/arena.hpp"
 #include "memory/block_map.hpp"
 #include "memory/observer.hpp"
 #include "memory/planned_placement.hpp"
@@ -22,12 +30,20 @@
 
 namespace pyparallel::memory {
 
+// What a pool does with memory that nobody holds.
+enum class Keep : std::uint8_t {
+  kUntilShort,  // gives it back to the upstream when memory is short, and in trim()
+  kAlways,      // until the pool ends: a captured graph uses it at every launch
+};
+
 class Pool {
  public:
-  static constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
+  static constexpr std::uint64_t kUnlimited = Arena::kUnlimited;
+  // Told that memory is short by so many bytes; true: something was freed, ask again. Called without a lock.
+  using FailureCallback = std::function<bool(std::uint64_t num_bytes)>;
 
   // `limit`: the most bytes it takes from the upstream.
-  explicit Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit = kUnlimited);
+  explicit Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit = kUnlimited, Keep keep = Keep::kUntilShort);
   // Gives everything back, live blocks too. No thread uses the pool any more.
   ~Pool();
   Pool(const Pool&) = delete;
@@ -41,13 +57,24 @@ class Pool {
   // Gives a block back in the order of its own stream; the caller enqueues no more work on it. Never synchronises.
   // Throws InvalidArgument for an address that is no live block's.
   void free(void* data);
+  // The stream will be destroyed, and gets no more work: the last chance to order others after what it has.
+  void end_stream(Stream stream);
 
-  // Returns segments without live blocks to the upstream, after waiting for pending ones; the bytes returned.
+  // Returns segments without live blocks, and free pages of others, to the upstream, after waiting for all work; the
+  // bytes returned. 0 while a stream captures.
   std::uint64_t trim();
+  // Where the block lies for other processes; nullopt if its memory cannot be shared. Throws InvalidArgument.
+  std::optional<SharedPlace> locate(const void* data);
   Statistics statistics();
+  std::vector<StreamStatistics> stream_statistics();
   // Tells this observer of everything from now on, or nobody. The pool keeps all it ever had until it ends.
   void observe(std::shared_ptr<Observer> observer);
-  std::uint64_t reserved() const { return reserved_.value(); }
+  // Replaces the callback, or ends it with nullptr.
+  void on_failure(std::shared_ptr<FailureCallback> callback);
+  std::uint64_t reserved() const { return arena_.reserved.value(); }
+  const char* upstream_name() const { return upstream_->name(); }
+  // Whether this is the copy in a forked child: it can be neither used nor freed to.
+  bool forked() const;
 
   // Places steps beforehand from now on (planned_placement.hpp). Throws InvalidArgument if it does already.
   PlannedPlacement& plan_steps(std::uint64_t most_divergences);
@@ -59,56 +86,66 @@ class Pool {
     Block* block;
     int events;  // not passed yet
   };
-  struct Streamed {  // what belongs to a stream
-    Stream stream;   // the handle it was last seen with
-    FreeIndex free;
+  struct Streamed {      // what belongs to a stream
+    Stream stream = 0;   // the handle it was last seen with
+    bool ended = false;  // the handle is worth nothing any more
+    Event last = 0;      // after all its work, once it has ended
+    bool has_last = false;
     std::deque<std::pair<Event, Pending*>> events;  // in the order of the stream's work
   };
+  struct Shortage {  // what there was when a request found nothing
+    std::uint64_t live = 0, cached = 0, largest_hole = 0;
+    std::vector<std::pair<std::uint64_t, CallSite>> sites;  // live bytes, the most first
+    std::shared_ptr<FailureCallback> callback;
+  };
 
-  Block* place(std::uint64_t num_bytes, StreamId stream, Stream handle);
   bool free_planned(void* data);
-  Block* find_block(std::uint64_t num_bytes, StreamId stream, Stream handle);
-  Block* from_own(std::uint64_t num_bytes, Streamed& own);
+  Block* find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, StreamId id, Stream stream);
+  Block* find_block(std::uint64_t num_bytes, StreamId stream, Stream handle, Shortage& shortage);
+  Block* from_own(std::uint64_t num_bytes, StreamId stream);
   Block* from_others(std::uint64_t num_bytes, StreamId stream, Stream handle, bool wait);
   Block* grow(std::uint64_t num_bytes, StreamId stream);
-  Block* extend_last(std::uint64_t num_bytes, StreamId stream);
-  Block* split(Block* block, std::uint64_t num_bytes);
+  bool ready_for(Streamed& other, Stream handle, bool wait);
+  bool reachable(StreamId id, const Streamed& streamed);
+  bool any_captures();
   void insert_free(Block* block);
-  void absorb(Block* block, Block* after);
-  void release_event(Pending* pending);
-  void drain(bool wait);
-  void flush_caches();
-  void gather(StreamId stream);
-  std::uint64_t release_segments();
-  bool within_limit(std::uint64_t num_bytes) const;
-  [[noreturn]] void out_of_memory(std::uint64_t num_bytes, Stream stream);
+  bool mark_users(Block* block);
+  void complete(Block* block);
+  void drain();
+  void flush_caches(bool of_ended_threads_only);
+  bool gather(StreamId stream);
+  Idle idle(StreamId stream);
+  void measure(Shortage& shortage);
+  [[noreturn]] void out_of_memory(std::uint64_t num_bytes, Stream stream, const Shortage& shortage);
   void tell(Action action, const void* data, std::uint64_t num_bytes, Stream stream, CallSite site = 0);
   Streamed& streamed(StreamId id, Stream handle);
-  ThreadCache& thread_cache();
-  Block* new_block();
+  ThreadCache* thread_cache();
+  void check_process() const;
+  [[noreturn]] void no_live_block(const char* call, const void* data) const;
 
-  const std::unique_ptr<Upstream> upstream_;
-  const std::uint64_t limit_;
-  const std::uint64_t number_;  // of this pool in the process
+  std::unique_ptr<Upstream> upstream_;
+  const Keep keep_;
+  const std::uint64_t number_;      // of this pool in the process
+  const std::uint64_t fork_depth_;  // of that process
+  const int process_;
   BlockMap blocks_;
-  Gauge live_, requested_;
-  std::atomic<std::uint64_t> allocations_{0}, frees_{0};
+  Gauge live_, live_by_class_[kClasses];
   std::atomic<Observer*> observer_{nullptr};  // the last of observers_
+  const std::shared_ptr<std::atomic<int>> ended_caches_ = std::make_shared<std::atomic<int>>(0);
 
   std::atomic<PlannedPlacement*> planned_{nullptr};  // planned_owner_
 
   std::mutex mutex_;  // guards all below
+  Arena arena_;
   std::map<StreamId, Streamed> streams_;
-  std::map<std::uint64_t, std::unique_ptr<Segment>> segments_;  // by number
-  std::map<std::uint64_t, Block*> last_of_segment_;             // likewise
-  std::deque<Block> records_;
-  std::vector<Block*> unused_;
+  std::vector<Block*> postponed_;  // pending, but their users take no event now
   std::vector<std::shared_ptr<ThreadCache>> caches_;
+  Counters of_ended_threads_;
   std::vector<std::shared_ptr<Observer>> observers_;
   std::unique_ptr<PlannedPlacement> planned_owner_;
-  std::uint64_t next_segment_ = 0;
-  Gauge reserved_;
-  std::uint64_t pending_ = 0, upstream_allocations_ = 0, upstream_releases_ = 0, cross_stream_reuses_ = 0, events_ = 0;
+  std::shared_ptr<FailureCallback> callback_;
+  Idle idle_at_peak_{};
+  std::uint64_t pending_ = 0, cross_stream_reuses_ = 0, events_ = 0;
 };
 
 }  // namespace pyparallel::memory

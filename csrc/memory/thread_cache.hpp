@@ -3,8 +3,10 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 
 #include "memory/block.hpp"
+#include "memory/statistics.hpp"
 
 namespace pyparallel::memory {
 
@@ -13,6 +15,17 @@ class ThreadCache {
   static constexpr std::uint64_t kLargest = 1 << 20;   // bytes of a block that is kept
   static constexpr std::uint64_t kCapacity = 8 << 20;  // bytes of all blocks that are kept
   static constexpr int kPerSlot = 8;
+
+  // `ended`: counts the caches whose thread has ended.
+  explicit ThreadCache(std::shared_ptr<std::atomic<int>> ended) : ended_caches_(std::move(ended)) {}
+
+  // The thread ends. Its blocks stay until somebody takes them with flush().
+  void end() {
+    ended_.store(true, std::memory_order_release);
+    ended_caches_->fetch_add(1, std::memory_order_release);
+  }
+  bool ended() const { return ended_.load(std::memory_order_acquire); }
+  Counters& counters() { return counters_; }
 
   // A block of exactly that size and stream, or nullptr.
   Block* take(std::uint64_t num_bytes, StreamId stream) {
@@ -82,6 +95,9 @@ class ThreadCache {
   std::array<Slot, 64> slots_{};
   std::uint64_t held_ = 0;
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  std::atomic<bool> ended_{false};
+  const std::shared_ptr<std::atomic<int>> ended_caches_;
+  Counters counters_;
 };
 
 }  // namespace pyparallel::memory

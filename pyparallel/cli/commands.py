@@ -11,6 +11,7 @@ COMMANDS = {
         "pyparallel.cli.bench",
         "measure optimizers and collectives beside torch's and others",
     ),
+    "memory": ("pyparallel.cli.memory", "look into the snapshots of a memory pool"),
     "env": ("pyparallel.cli.env", "show what this build, this torch and this machine can do"),
 }
 

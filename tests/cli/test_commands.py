@@ -23,7 +23,7 @@ def test_an_unknown_command_is_one_sentence_and_exit_code_2(arguments, capsys):
     assert main(arguments) == 2
     printed = capsys.readouterr().err
     assert arguments[0] in printed
-    assert "run, bench, env" in printed
+    assert "run, bench, memory, env" in printed
     assert printed.count("\n") == 1
 
 

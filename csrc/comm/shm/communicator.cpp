@@ -27,7 +27,7 @@ int usable_cores() {
 
 }  // namespace
 
-Communicator::Communicator(std::shared_ptr<Segment> control, int rank, const std::vector<int>& processes,
+Communicator::Communicator(std::shared_ptr<SharedSegment> control, int rank, const std::vector<int>& processes,
                            double timeout_seconds)
     : segment_(std::move(control)),
       control_(*reinterpret_cast<ControlBlock*>(segment_->data())),
@@ -48,11 +48,11 @@ Communicator::Communicator(std::shared_ptr<Segment> control, int rank, const std
                           std::to_string(world_size_) + ", rank 0 with " + std::to_string(control_.world_size));
 }
 
-std::shared_ptr<Segment> Communicator::create_control(int world_size) {
+std::shared_ptr<SharedSegment> Communicator::create_control(int world_size) {
   if (world_size < 1 || world_size > kMaxRanks)
     throw InvalidArgument("a world of " + std::to_string(world_size) + " ranks in shared memory; 1 to " +
                           std::to_string(kMaxRanks) + " are possible");
-  auto segment = Segment::create(ControlBlock::num_bytes(static_cast<std::uint64_t>(world_size)));
+  auto segment = SharedSegment::create(ControlBlock::num_bytes(static_cast<std::uint64_t>(world_size)));
   auto& control = *reinterpret_cast<ControlBlock*>(segment->data());
   control.world_size = static_cast<std::uint32_t>(world_size);
   control.magic = kMagic;

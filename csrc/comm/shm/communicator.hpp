@@ -14,7 +14,7 @@
 #include "comm/shm/collective.hpp"
 #include "comm/shm/control.hpp"
 #include "comm/shm/peers.hpp"
-#include "comm/shm/segment.hpp"
+#include "core/shared_segment.hpp"
 
 namespace pyparallel::shm {
 
@@ -36,10 +36,11 @@ class Communicator {
   static constexpr std::int64_t kSliceNs = 20'000'000;  // a sleeping rank looks after its peers this often
 
   // The segment that all ranks share: rank 0 creates it, the others open it.
-  static std::shared_ptr<Segment> create_control(int world_size);
+  static std::shared_ptr<SharedSegment> create_control(int world_size);
   // Throws InvalidArgument if the segment was made for another number of ranks or by another version.
   // `processes`: the process id of every rank.
-  Communicator(std::shared_ptr<Segment> control, int rank, const std::vector<int>& processes, double timeout_seconds);
+  Communicator(std::shared_ptr<SharedSegment> control, int rank, const std::vector<int>& processes,
+               double timeout_seconds);
 
   // Says that this rank is here and waits until all are.
   void join(const Patience& patience);
@@ -115,7 +116,7 @@ class Communicator {
   void pass_pieces(std::uint32_t pieces);
   void finish_shared();
 
-  std::shared_ptr<Segment> segment_;
+  std::shared_ptr<SharedSegment> segment_;
   ControlBlock& control_;
   int rank_, world_size_;
   std::vector<int> processes_;

@@ -43,7 +43,7 @@ struct Message : Work {
   std::uint64_t moved = 0;            // bytes
   std::uint64_t credits = 0;          // chunks that may be copied now
   char* window = nullptr;
-  std::shared_ptr<Segment> held;  // what the window lies in
+  std::shared_ptr<SharedSegment> held;  // what the window lies in
 };
 
 std::string describe(const Message& message);
@@ -108,7 +108,7 @@ class Messenger {
   std::deque<std::shared_ptr<Message>> ready_;                        // those of open_ with credits
   std::deque<std::shared_ptr<Message>> starved_;                      // matched, but without a bounce buffer so far
   std::map<int, std::deque<Letter>> backlog_;                         // letters that found the rank's inbox full
-  std::vector<std::shared_ptr<Segment>> bounce_, free_;               // buffers made so far; those not in use
+  std::vector<std::shared_ptr<SharedSegment>> bounce_, free_;         // buffers made so far; those not in use
 };
 
 }  // namespace pyparallel::shm

@@ -107,12 +107,13 @@ std::exception_ptr Liveness::explain(const std::exception_ptr& error, const std:
   return error;
 }
 
-SegmentTable::SegmentTable(std::shared_ptr<Segment> control, int rank) : control_(std::move(control)), rank_(rank) {}
+SegmentTable::SegmentTable(std::shared_ptr<SharedSegment> control, int rank)
+    : control_(std::move(control)), rank_(rank) {}
 
 RankBlock& SegmentTable::block() { return reinterpret_cast<ControlBlock*>(control_->data())->rank(rank_); }
 
-std::shared_ptr<Segment> SegmentTable::allocate(std::uint64_t num_bytes) {
-  std::shared_ptr<Segment> segment = Segment::create(num_bytes);
+std::shared_ptr<SharedSegment> SegmentTable::allocate(std::uint64_t num_bytes) {
+  std::shared_ptr<SharedSegment> segment = SharedSegment::create(num_bytes);
   std::lock_guard<std::mutex> lock(mutex_);
   for (std::uint32_t index = 0; index < kMaxSegments; ++index) {
     SegmentEntry& entry = block().segments[index];
@@ -127,7 +128,7 @@ std::shared_ptr<Segment> SegmentTable::allocate(std::uint64_t num_bytes) {
                         std::to_string(kMaxSegments) + "; allocate fewer, larger ones");
 }
 
-void SegmentTable::release(const Segment& segment) {
+void SegmentTable::release(const SharedSegment& segment) {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto range = ranges_.find(segment.data());
   if (range == ranges_.end()) return;
@@ -154,11 +155,11 @@ void SegmentTable::locate(const void* address, std::uint64_t num_bytes, Operatio
   operation.offset = place.offset;
 }
 
-std::shared_ptr<Segment> PeerMemory::segment(int r, const Place& place) {
+std::shared_ptr<SharedSegment> PeerMemory::segment(int r, const Place& place) {
   Mapping& mapping = mappings_[{r, place.segment}];
   if (!mapping.segment || mapping.generation != place.generation) {
     mapping.segment.reset();
-    mapping.segment = Segment::open(processes_[r], control_.rank(r).segments[place.segment].fd.load());
+    mapping.segment = SharedSegment::open(processes_[r], control_.rank(r).segments[place.segment].fd.load());
     mapping.generation = place.generation;
   }
   return mapping.segment;

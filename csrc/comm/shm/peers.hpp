@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "comm/shm/control.hpp"
-#include "comm/shm/segment.hpp"
+#include "core/shared_segment.hpp"
 
 namespace pyparallel::shm {
 
@@ -43,10 +43,10 @@ class Liveness {
 // The shared allocations of this rank, by address. Outlives the communicator while tensors do.
 class SegmentTable {
  public:
-  SegmentTable(std::shared_ptr<Segment> control, int rank);
+  SegmentTable(std::shared_ptr<SharedSegment> control, int rank);
 
-  std::shared_ptr<Segment> allocate(std::uint64_t num_bytes);
-  void release(const Segment& segment);
+  std::shared_ptr<SharedSegment> allocate(std::uint64_t num_bytes);
+  void release(const SharedSegment& segment);
   // Where the range lies in the shared allocations, or kPrivate.
   Place locate(const void* address, std::uint64_t num_bytes);
   // Likewise, into segment, generation and offset of the operation.
@@ -59,7 +59,7 @@ class SegmentTable {
   };
   RankBlock& block();
 
-  std::shared_ptr<Segment> control_;
+  std::shared_ptr<SharedSegment> control_;
   int rank_;
   std::mutex mutex_;
   std::map<const char*, Range> ranges_;  // by first address, guarded by mutex_
@@ -71,7 +71,7 @@ class PeerMemory {
   PeerMemory(ControlBlock& control, const std::vector<int>& processes)
       : control_(control), processes_(processes), freed_(processes.size(), 0) {}
   // The segment of rank `r` that holds the place, which must not be private memory. Throws PeerMemoryError.
-  std::shared_ptr<Segment> segment(int r, const Place& place);
+  std::shared_ptr<SharedSegment> segment(int r, const Place& place);
   // The address in this process of the buffer that rank `r` described.
   char* map(int r, const Operation& operation) {
     return segment(r, {operation.segment, operation.generation, operation.offset})->data() + operation.offset;
@@ -82,7 +82,7 @@ class PeerMemory {
  private:
   struct Mapping {
     std::uint32_t generation;
-    std::shared_ptr<Segment> segment;
+    std::shared_ptr<SharedSegment> segment;
   };
   ControlBlock& control_;
   std::vector<int> processes_;

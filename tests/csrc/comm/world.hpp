@@ -47,7 +47,7 @@ class Operand {
 
  private:
   std::shared_ptr<pyparallel::shm::SegmentTable> table_;
-  std::shared_ptr<pyparallel::shm::Segment> segment_;
+  std::shared_ptr<pyparallel::SharedSegment> segment_;
   std::vector<float> own_;
   std::size_t count_;
 };

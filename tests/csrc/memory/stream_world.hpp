@@ -50,9 +50,9 @@ class StreamWorld {
     return true;
   }
   void wait(std::uint64_t stream, std::uint64_t event) { merge(clocks_[stream], marks_.at(event).clock); }
-  void synchronize(std::uint64_t event) {
-    finish(marks_.at(event).clock);
-    passed(event);
+  void synchronize() {
+    for (const auto& [stream, clock] : clocks_) finish(clock);
+    merge(host_, done_);
   }
   // The device goes on: the stream's work up to now is over, and what it waited for.
   void finish_stream(std::uint64_t stream) { finish(Clock(clocks_[stream])); }
@@ -103,9 +103,9 @@ class SimulatedUpstream : public pyparallel::memory::Upstream {
   }
   bool passed(pyparallel::memory::Event event) override { return world_.passed(event); }
   void wait(pyparallel::memory::Stream stream, pyparallel::memory::Event event) override { world_.wait(stream, event); }
-  void synchronize(pyparallel::memory::Event event) override {
+  void synchronize() override {
     ++synchronizations;
-    world_.synchronize(event);
+    world_.synchronize();
   }
   void destroy(pyparallel::memory::Event) noexcept override { --open_events; }
 

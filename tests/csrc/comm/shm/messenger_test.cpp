@@ -31,7 +31,7 @@ struct World {
       for (const auto& rank : ranks) moved |= rank->progress();
     }
   }
-  std::shared_ptr<Segment> segment;
+  std::shared_ptr<SharedSegment> segment;
   std::vector<std::shared_ptr<SegmentTable>> tables;
   std::vector<std::unique_ptr<Messenger>> ranks;
 };
@@ -59,7 +59,7 @@ struct Bytes {
   }
   std::vector<char> own;
   std::shared_ptr<SegmentTable> table;
-  std::shared_ptr<Segment> segment;
+  std::shared_ptr<SharedSegment> segment;
   char* data;
 };
 

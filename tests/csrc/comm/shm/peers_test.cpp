@@ -84,7 +84,7 @@ void entries_are_reused_and_limited() {
   const auto control = Communicator::create_control(1);
   SegmentTable table(control, 0);
   for (int round = 0; round < 2000; ++round) table.release(*table.allocate(1));
-  std::vector<std::shared_ptr<Segment>> kept;
+  std::vector<std::shared_ptr<SharedSegment>> kept;
   for (std::uint32_t i = 0; i < kMaxSegments; ++i) kept.push_back(table.allocate(1));
   CHECK_THROWS(table.allocate(1), InvalidArgument);
 }
@@ -107,7 +107,7 @@ void a_reused_entry_is_mapped_anew() {
 
 void absurd_sizes_are_refused() {
   try {
-    Segment::create(std::uint64_t{1} << 55);
+    SharedSegment::create(std::uint64_t{1} << 55);
     CHECK_EQUAL(true, false);
   } catch (const OutOfMemoryError& error) {
     CHECK_EQUAL(error.requested, std::uint64_t{1} << 55);

@@ -5,32 +5,32 @@
 #include <memory>
 #include <stdexcept>
 
-namespace pyparallel::shm {
+namespace pyparallel {
 
 // The memory of another process cannot be opened: it has ended, or this one may not.
 struct PeerMemoryError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-class Segment {
+class SharedSegment {
  public:
   // New zeroed memory with every page in place. Throws OutOfMemoryError with the bytes asked for and available.
-  static std::shared_ptr<Segment> create(std::uint64_t num_bytes);
+  static std::shared_ptr<SharedSegment> create(std::uint64_t num_bytes);
   // The segment that process `pid` holds as file descriptor `fd`. A process that maps a segment twice gets one mapping.
   // Throws PeerMemoryError.
-  static std::shared_ptr<Segment> open(int pid, int fd);
+  static std::shared_ptr<SharedSegment> open(int pid, int fd);
 
-  ~Segment();
-  Segment(const Segment&) = delete;
-  Segment& operator=(const Segment&) = delete;
+  ~SharedSegment();
+  SharedSegment(const SharedSegment&) = delete;
+  SharedSegment& operator=(const SharedSegment&) = delete;
 
   char* data() const { return data_; }
   std::uint64_t num_bytes() const { return num_bytes_; }
   int fd() const { return fd_; }
 
  private:
-  Segment(int fd, std::uint64_t num_bytes);
-  static std::shared_ptr<Segment> adopt(int fd);
+  SharedSegment(int fd, std::uint64_t num_bytes);
+  static std::shared_ptr<SharedSegment> adopt(int fd);
 
   int fd_;
   std::uint64_t num_bytes_;
@@ -40,4 +40,4 @@ class Segment {
 // Bytes that could be allocated now: what the kernel reports as available, within the limit of the control group.
 std::uint64_t available_memory();
 
-}  // namespace pyparallel::shm
+}  // namespace pyparallel

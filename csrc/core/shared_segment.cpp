@@ -1,5 +1,5 @@
 // memfd segments: creation with a check of the memory at hand, opening through /proc, one mapping per process.
-#include "comm/shm/segment.hpp"
+#include "core/shared_segment.hpp"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -17,11 +17,11 @@
 
 #include "core/error.hpp"
 
-namespace pyparallel::shm {
+namespace pyparallel {
 namespace {
 
 std::mutex registry_mutex;
-std::map<std::pair<dev_t, ino_t>, std::weak_ptr<Segment>> registry;  // guarded by registry_mutex
+std::map<std::pair<dev_t, ino_t>, std::weak_ptr<SharedSegment>> registry;  // guarded by registry_mutex
 
 std::uint64_t read_number(const std::string& path, std::uint64_t missing) {
   std::ifstream file(path);
@@ -59,7 +59,7 @@ std::uint64_t available_memory() {
   return std::min(mem_available(), within_group);
 }
 
-Segment::Segment(int fd, std::uint64_t num_bytes) : fd_(fd), num_bytes_(num_bytes) {
+SharedSegment::SharedSegment(int fd, std::uint64_t num_bytes) : fd_(fd), num_bytes_(num_bytes) {
   void* address = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
   if (address == MAP_FAILED) {
     close(fd);
@@ -69,31 +69,31 @@ Segment::Segment(int fd, std::uint64_t num_bytes) : fd_(fd), num_bytes_(num_byte
   data_ = static_cast<char*>(address);
 }
 
-Segment::~Segment() {
+SharedSegment::~SharedSegment() {
   munmap(data_, num_bytes_);
   close(fd_);
 }
 
-std::shared_ptr<Segment> Segment::adopt(int fd) {
+std::shared_ptr<SharedSegment> SharedSegment::adopt(int fd) {
   struct stat status;
   if (fstat(fd, &status) != 0) {
     close(fd);
     throw std::runtime_error(system_error("cannot read the size of a shared segment"));
   }
   std::lock_guard<std::mutex> lock(registry_mutex);
-  std::weak_ptr<Segment>& known = registry[{status.st_dev, status.st_ino}];
-  if (std::shared_ptr<Segment> segment = known.lock()) {
+  std::weak_ptr<SharedSegment>& known = registry[{status.st_dev, status.st_ino}];
+  if (std::shared_ptr<SharedSegment> segment = known.lock()) {
     close(fd);
     return segment;
   }
-  std::shared_ptr<Segment> segment(new Segment(fd, static_cast<std::uint64_t>(status.st_size)));
+  std::shared_ptr<SharedSegment> segment(new SharedSegment(fd, static_cast<std::uint64_t>(status.st_size)));
   known = segment;
   for (auto entry = registry.begin(); entry != registry.end();)
     entry = entry->second.expired() ? registry.erase(entry) : std::next(entry);
   return segment;
 }
 
-std::shared_ptr<Segment> Segment::create(std::uint64_t num_bytes) {
+std::shared_ptr<SharedSegment> SharedSegment::create(std::uint64_t num_bytes) {
   if (num_bytes == 0) throw InvalidArgument("a shared segment needs at least one byte");
   if (num_bytes > available_memory()) out_of_memory(num_bytes);
   const int fd = memfd_create("pyparallel", MFD_CLOEXEC);
@@ -106,7 +106,7 @@ std::shared_ptr<Segment> Segment::create(std::uint64_t num_bytes) {
   return adopt(fd);
 }
 
-std::shared_ptr<Segment> Segment::open(int pid, int fd) {
+std::shared_ptr<SharedSegment> SharedSegment::open(int pid, int fd) {
   const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
   const int opened = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (opened < 0)
@@ -115,4 +115,4 @@ std::shared_ptr<Segment> Segment::open(int pid, int fd) {
   return adopt(opened);
 }
 
-}  // namespace pyparallel::shm
+}  // namespace pyparallel

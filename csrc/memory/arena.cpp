@@ -1,0 +1,287 @@
+// Cutting and merging of blocks, growth by pages or segments, and what goes back.
+#include "memory/arena.hpp"
+
+#include <algorithm>
+
+#include "memory/rounding.hpp"
+
+namespace pyparallel::memory {
+namespace {
+
+bool is(const Block* block, State state) { return block->state.load(std::memory_order_relaxed) == state; }
+void become(Block* block, State state) { block->state.store(state, std::memory_order_relaxed); }
+
+bool is_free(const Block* block, StreamId stream) {
+  return block != nullptr && is(block, State::kFree) && block->stream == stream;
+}
+
+}  // namespace
+
+void Arena::close() noexcept {
+  for (auto& [number, segment] : segments_) upstream_.release(segment->data, segment->num_bytes);
+  segments_.clear();
+}
+
+Block* Arena::best_fit(std::uint64_t num_bytes, StreamId stream) { return free_[stream].best_fit(num_bytes); }
+
+std::uint64_t Arena::largest_free() const {
+  std::uint64_t result = 0;
+  for (const auto& [stream, index] : free_) result = std::max(result, index.largest());
+  return result;
+}
+
+std::uint64_t Arena::free_bytes() const {
+  std::uint64_t result = 0;
+  for (const auto& [stream, index] : free_)
+    for (const Block* block : index.blocks()) result += block->num_bytes;
+  return result;
+}
+
+// ---- blocks ----
+
+Block* Arena::take(Block* block, std::uint64_t num_bytes) {
+  FreeIndex& free = free_[block->stream];
+  free.erase(block);
+  if (block->num_bytes > num_bytes) {
+    Block* const rest = split(block, num_bytes);
+    become(rest, State::kFree);
+    free.insert(rest);
+  }
+  become(block, State::kCached);
+  return block;
+}
+
+Block* Arena::give(Block* block) {
+  FreeIndex& free = free_[block->stream];
+  if (is_free(block->after, block->stream)) {
+    free.erase(block->after);
+    absorb(block, block->after);
+  }
+  if (Block* const before = block->before; is_free(before, block->stream)) {
+    free.erase(before);
+    absorb(before, block);
+    block = before;
+  }
+  become(block, State::kFree);
+  free.insert(block);
+  return block;
+}
+
+void Arena::add_hole(Block* block) {
+  if (Block* const after = block->after; after != nullptr && is(after, State::kHole)) {
+    holes_.erase(after);
+    absorb(block, after);
+  }
+  if (Block* const before = block->before; before != nullptr && is(before, State::kHole)) {
+    holes_.erase(before);
+    absorb(before, block);
+    block = before;
+  }
+  become(block, State::kHole);
+  holes_.insert(block);
+}
+
+void Arena::unite(StreamId stream) {
+  std::vector<Block*> all;
+  for (auto& [id, index] : free_) {
+    all.insert(all.end(), index.blocks().begin(), index.blocks().end());
+    index.clear();
+  }
+  for (Block* const block : all) become(block, State::kCached);
+  for (Block* const block : all) {
+    block->stream = stream;
+    give(block);
+  }
+}
+
+// The block keeps its first `num_bytes`; the rest becomes a block of its own, in no index yet.
+Block* Arena::split(Block* block, std::uint64_t num_bytes) {
+  Block* const rest = new_block();
+  rest->data = block->data + num_bytes, rest->num_bytes = block->num_bytes - num_bytes;
+  rest->stream = block->stream, rest->segment = block->segment;
+  rest->before = block, rest->after = block->after;
+  (rest->after != nullptr ? rest->after->before : rest->segment->last) = rest;
+  block->after = rest;
+  block->num_bytes = num_bytes;
+  return rest;
+}
+
+// `after` becomes part of its neighbour.
+void Arena::absorb(Block* block, Block* after) {
+  block->num_bytes += after->num_bytes;
+  block->after = after->after;
+  (after->after != nullptr ? after->after->before : block->segment->last) = block;
+  become(after, State::kUnused);
+  unused_.push_back(after);
+}
+
+Block* Arena::new_block() {
+  if (unused_.empty()) return &records_.emplace_back();
+  Block* const block = unused_.back();
+  unused_.pop_back();
+  block->before = block->after = block->next = nullptr;
+  return block;
+}
+
+// ---- growth ----
+
+bool Arena::within_limit(std::uint64_t num_bytes) const {
+  return num_bytes <= limit && reserved.value() <= limit - num_bytes;
+}
+
+void Arena::gained(Action action, const char* data, std::uint64_t num_bytes, StreamId stream) {
+  ++allocations;
+  reserved.add(num_bytes);
+  tell_(action, data, num_bytes, stream);
+}
+
+void Arena::lost(std::uint64_t num_bytes) {
+  ++releases;
+  reserved.subtract(num_bytes);
+}
+
+Block* Arena::grow(std::uint64_t num_bytes, StreamId stream) {
+  if (num_bytes > kUnlimited - upstream_.granularity()) return nullptr;
+  const Filling filling = cheapest_filling(num_bytes, stream);
+  const bool hole_first = filling.hole != nullptr && filling.num_bytes <= missing_at_end(num_bytes, stream);
+  Block* block = hole_first ? fill(filling, stream) : nullptr;
+  if (block == nullptr) block = extend(missing_at_end(num_bytes, stream), stream);
+  if (block == nullptr && filling.hole != nullptr && !hole_first) block = fill(filling, stream);
+  if (block == nullptr) block = add_segment(round_up(num_bytes, upstream_.granularity()), stream);
+  return block;
+}
+
+// A hole counts with its free neighbours, and needs pages only for what they lack: from its beginning or from its end.
+Arena::Filling Arena::cheapest_filling(std::uint64_t num_bytes, StreamId stream) const {
+  Filling best;
+  for (Block* const hole : holes_) {
+    const std::uint64_t before = is_free(hole->before, stream) ? hole->before->num_bytes : 0;
+    const std::uint64_t after = is_free(hole->after, stream) ? hole->after->num_bytes : 0;
+    if (before + hole->num_bytes + after < num_bytes) continue;
+    const auto pages = [&](std::uint64_t there) {
+      return std::min(round_up(num_bytes - std::min(there, num_bytes), upstream_.granularity()), hole->num_bytes);
+    };
+    if (pages(before) < best.num_bytes) best = {hole, hole->data, pages(before)};
+    if (pages(after) < best.num_bytes) best = {hole, hole->data + hole->num_bytes - pages(after), pages(after)};
+  }
+  return best;
+}
+
+Block* Arena::fill(const Filling& filling, StreamId stream) {
+  if (!within_limit(filling.num_bytes) || !upstream_.restore_pages(filling.data, filling.num_bytes)) return nullptr;
+  Block* filled = filling.hole;
+  holes_.erase(filled);
+  if (filled->data < filling.data) {
+    Block* const front = filled;
+    filled = split(front, static_cast<std::uint64_t>(filling.data - front->data));
+    holes_.insert(front);
+  }
+  if (filled->num_bytes > filling.num_bytes) {
+    Block* const rest = split(filled, filling.num_bytes);
+    become(rest, State::kHole);
+    holes_.insert(rest);
+  }
+  gained(Action::kPagesRestore, filling.data, filling.num_bytes, stream);
+  filled->stream = stream;
+  return give(filled);
+}
+
+// What a free block at the end of the newest segment lacks.
+std::uint64_t Arena::missing_at_end(std::uint64_t num_bytes, StreamId stream) const {
+  const Block* const last = segments_.empty() ? nullptr : segments_.rbegin()->second->last;
+  const std::uint64_t there = is_free(last, stream) ? std::min(last->num_bytes, num_bytes) : 0;
+  return round_up(num_bytes - there, upstream_.granularity());
+}
+
+Block* Arena::extend(std::uint64_t num_bytes, StreamId stream) {
+  if (segments_.empty() || !within_limit(num_bytes)) return nullptr;
+  Segment& segment = *segments_.rbegin()->second;
+  char* const end = segment.data + segment.num_bytes;
+  if (!upstream_.extend(end, num_bytes)) return nullptr;
+  Block* const added = new_block();
+  added->data = end, added->num_bytes = num_bytes, added->stream = stream;
+  added->segment = &segment, added->before = segment.last;
+  segment.last->after = added;
+  segment.last = added;
+  segment.num_bytes += num_bytes;
+  gained(Action::kSegmentExtend, end, num_bytes, stream);
+  return give(added);
+}
+
+Block* Arena::add_segment(std::uint64_t num_bytes, StreamId stream) {
+  char* const data = within_limit(num_bytes) ? upstream_.allocate(num_bytes) : nullptr;
+  if (data == nullptr) return nullptr;
+  auto& segment = segments_[next_segment_];
+  segment = std::make_unique<Segment>(Segment{data, num_bytes, next_segment_++});
+  Block* const block = segment->last = new_block();
+  block->data = data, block->num_bytes = num_bytes, block->stream = stream, block->segment = segment.get();
+  gained(Action::kSegmentAllocate, data, num_bytes, stream);
+  return give(block);
+}
+
+// ---- what goes back ----
+
+std::uint64_t Arena::release(std::uint64_t enough) {
+  std::uint64_t released = 0;
+  std::erase_if(segments_, [&](auto& entry) {
+    const std::uint64_t num_bytes = released < enough ? release_segment(*entry.second) : 0;
+    released += num_bytes;
+    return num_bytes > 0;
+  });
+  std::vector<Block*> blocks;
+  for (const auto& [stream, index] : free_) blocks.insert(blocks.end(), index.blocks().begin(), index.blocks().end());
+  std::stable_sort(blocks.begin(), blocks.end(),
+                   [](const Block* a, const Block* b) { return a->num_bytes > b->num_bytes; });
+  for (Block* const block : blocks) {
+    if (released >= enough) break;
+    released += release_pages(block);
+  }
+  return released;
+}
+
+// Returns 0 if somebody has a block there, or nothing but holes is left.
+std::uint64_t Arena::release_segment(Segment& segment) {
+  std::uint64_t held = 0;
+  for (const Block* block = segment.last; block != nullptr; block = block->before) {
+    if (!is(block, State::kFree) && !is(block, State::kHole)) return 0;
+    if (is(block, State::kFree)) held += block->num_bytes;
+  }
+  for (Block *block = segment.last, *before; block != nullptr; block = before) {
+    before = block->before;
+    if (is(block, State::kFree)) free_[block->stream].erase(block);
+    if (is(block, State::kHole)) holes_.erase(block);
+    become(block, State::kUnused);
+    unused_.push_back(block);
+  }
+  upstream_.release(segment.data, segment.num_bytes);
+  lost(held);
+  tell_(Action::kSegmentRelease, segment.data, segment.num_bytes, 0);
+  return held;
+}
+
+// The whole pages of a free block become a hole.
+std::uint64_t Arena::release_pages(Block* block) {
+  const std::uint64_t page = upstream_.granularity();
+  const auto offset = static_cast<std::uint64_t>(block->data - block->segment->data);
+  const std::uint64_t first = round_up(offset, page), end = (offset + block->num_bytes) / page * page;
+  if (first >= end || !upstream_.release_pages(block->segment->data + first, end - first)) return 0;
+  char* const data = block->segment->data + first;
+  FreeIndex& free = free_[block->stream];
+  free.erase(block);
+  Block* hole = block;
+  if (first > offset) {
+    hole = split(block, first - offset);
+    free.insert(block);
+  }
+  if (hole->num_bytes > end - first) {
+    Block* const rest = split(hole, end - first);
+    become(rest, State::kFree);
+    free.insert(rest);
+  }
+  add_hole(hole);
+  lost(end - first);
+  tell_(Action::kPagesRelease, data, end - first, 0);
+  return end - first;
+}
+
+}  // namespace pyparallel::memory
