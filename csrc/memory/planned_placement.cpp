@@ -279,6 +279,7 @@ bool PlannedPlacement::give_back() {
 // ---- steps ----
 
 void PlannedPlacement::begin_step() {
+  pool_.check_process();
   Guard guard(*this);
   if (in_step_) throw InvalidArgument("begin_step: step " + std::to_string(steps_ - 1) + " has not ended");
   in_step_ = true;
@@ -298,6 +299,7 @@ void PlannedPlacement::begin_step() {
 }
 
 void PlannedPlacement::end_step() {
+  pool_.check_process();
   Guard guard(*this);
   if (!in_step_) throw InvalidArgument("end_step: no step has begun");
   in_step_ = false;
@@ -359,6 +361,7 @@ void PlannedPlacement::plan(Guard& guard) {
 }
 
 PlanStatistics PlannedPlacement::statistics() {
+  pool_.check_process();
   Guard guard(*this);
   PlanStatistics s{};
   s.state = state_, s.steps = steps_, s.planned_steps = planned_steps_;

@@ -38,10 +38,15 @@ Pool::~Pool() {
     }
     if (streamed.has_last && !forked()) upstream_->destroy(streamed.last);
   }
-  if (forked())
+  if (forked()) {
     (void)upstream_.release();  // the parent's: neither its memory nor its device is ours to touch
-  else
-    arena_.close();
+    return;
+  }
+  try {
+    upstream_->synchronize();   // a device may still work on what was freed
+  } catch (const CudaError&) {  // it has failed, or a stream captures: nothing better can be done
+  }
+  arena_.close();
 }
 
 bool Pool::forked() const { return fork_depth() != fork_depth_; }
