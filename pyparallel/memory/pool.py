@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from pyparallel._native import core
+from pyparallel.memory.planning import PlannedSteps
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class MemoryPool:
         self.upstream = upstream
         self.limit = limit
         self._native = core.Pool(upstream, limit)
+        self._planned: PlannedSteps | None = None
 
     def allocate(self, num_bytes: int, *, stream: int = 0) -> Block:
         """A block whose values are undefined, to be used in the order of a stream.
@@ -106,6 +109,24 @@ class MemoryPool:
         if stream is not None:
             self._native.use(block.ptr, stream)
         self._native.free(block.ptr)
+
+    def plan_steps(self, *, most_divergences: int = 3) -> PlannedSteps:
+        """From now on steps that repeat are placed beforehand; step() marks them.
+
+        Args:
+            most_divergences: steps in a row that were not as planned, until a plan is dropped.
+
+        Raises:
+            ValueError: called before, or no positive number.
+        """
+        if most_divergences < 1:
+            raise ValueError(f"plan_steps: {most_divergences} divergences are not positive")
+        self._planned = PlannedSteps(self._native.plan_steps(most_divergences))
+        return self._planned
+
+    def step(self) -> AbstractContextManager[None]:
+        """Marks a step of the program for plan_steps(); without that it does nothing."""
+        return self._planned.step() if self._planned else nullcontext()
 
     def trim(self) -> int:
         """Gives segments without live blocks back to the upstream.

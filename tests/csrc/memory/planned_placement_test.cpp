@@ -67,11 +67,12 @@ class History {
     requested_ += num_bytes;
     return data;
   }
-  // Another stream works on the block, after its own has.
+  // Another stream works on the block, after the last that has.
   void use(void* data) {
-    const Block& block = live_.at(static_cast<char*>(data));
+    Block& block = live_.at(static_cast<char*>(data));
     const std::uint64_t stream = 1 + random_() % kStreams;
-    world.wait(stream, world.record(block.stream));
+    world.wait(stream, world.record(block.last_user));
+    block.last_user = stream;
     pool->use(data, stream);
     world.touch(stream, static_cast<char*>(data), block.num_bytes, "use by another stream");
   }
@@ -100,7 +101,7 @@ class History {
 
  private:
   struct Block {
-    std::uint64_t num_bytes, stream;
+    std::uint64_t num_bytes, last_user;
   };
   std::mt19937_64& random_;
   std::map<char*, Block> live_;
