@@ -70,7 +70,8 @@ struct Packing {
 
 class Search {
  public:
-  static constexpr int kPatience = 500;  // tries without a lower peak
+  static constexpr int kPatience = 500;   // tries without a lower peak
+  static constexpr std::size_t kFew = 6;  // blocks of which all orders are tried
 
   Search(const Problem& problem, std::uint64_t budget) : problem_(problem), budget_(budget) {}
 
@@ -78,6 +79,12 @@ class Search {
     for (const Order& order : greedy_orders()) {
       if (over()) break;
       consider(order);
+    }
+    if (problem_.sizes.size() <= kFew) {
+      Order order(problem_.sizes.size());
+      std::iota(order.begin(), order.end(), 0u);
+      while (!over() && std::next_permutation(order.begin(), order.end())) consider(order);
+      return best_;
     }
     for (int in_vain = 0; in_vain < kPatience && !over(); ++in_vain) {
       const std::uint64_t before = best_.peak;

@@ -5,8 +5,8 @@
 //   alive            [=====================================)          death - birth <= period
 //
 // The problem is NP-hard. Blocks are put one after the other at their lowest free offset; an order decides everything,
-// and every optimum is the work of some order (its own, by offset). Greedy orders come first, then a local search that
-// moves the blocks at the top forward. Equal inputs give equal offsets on every machine.
+// and some order leads to an optimum (its own, by offset). Greedy orders come first, then a local search that moves the
+// blocks at the top forward; of a few blocks all orders are tried. Equal inputs give equal offsets on every machine.
 #pragma once
 #include <cstdint>
 #include <vector>
