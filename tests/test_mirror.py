@@ -36,6 +36,8 @@ THROUGH_OTHERS = {
     "comm/_nccl_library.py": "comm/test_nccl.py",
     "comm/_nccl_members.py": "comm/test_nccl.py",
     "comm/_nccl_work.py": "comm/test_nccl.py",
+    "memory/block.py": "memory/test_pool.py",
+    "memory/statistics.py": "memory/test_pool.py",
     "optim/_base.py": "optim/test_state.py",
     "optim/_checkpoint.py": "optim/test_checkpoints.py",
     "optim/_batch.py": "optim/test_layouts.py",

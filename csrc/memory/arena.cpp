@@ -246,16 +246,18 @@ std::uint64_t Arena::release_segment(Segment& segment) {
     if (!is(block, State::kFree) && !is(block, State::kHole)) return 0;
     if (is(block, State::kFree)) held += block->num_bytes;
   }
+  const bool is_whole = held == segment.num_bytes;
   for (Block *block = segment.last, *before; block != nullptr; block = before) {
     before = block->before;
     if (is(block, State::kFree)) free_[block->stream].erase(block);
+    if (is(block, State::kFree) && !is_whole) tell_(Action::kPagesRelease, block->data, block->num_bytes, 0);
     if (is(block, State::kHole)) holes_.erase(block);
     become(block, State::kUnused);
     unused_.push_back(block);
   }
   upstream_.release(segment.data, segment.num_bytes);
   lost(held);
-  tell_(Action::kSegmentRelease, segment.data, segment.num_bytes, 0);
+  if (is_whole) tell_(Action::kSegmentRelease, segment.data, segment.num_bytes, 0);
   return held;
 }
 

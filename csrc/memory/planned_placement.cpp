@@ -176,6 +176,18 @@ std::optional<PlannedPlacement::Freed> PlannedPlacement::free(const void* data) 
   return freed;
 }
 
+std::optional<PlannedPlacement::Found> PlannedPlacement::find(const void* data) {
+  Guard guard(*this);
+  bool inside = false;
+  const PlannedStep::PlaceNumber place = taken_ ? step_->find(data, &inside) : PlannedStep::kNoPlace;
+  if (place == PlannedStep::kNoPlace || live_[place].request == kDead) return std::nullopt;
+  const Request& request = step_->requests()[live_[place].request].request;
+  const auto& arenas = step_->arenas();
+  const auto own = std::find_if(arenas.begin(), arenas.end(),
+                                [&](const PlannedStep::Arena& arena) { return arena.stream == request.stream; });
+  return Found{request.num_bytes, request.stream, own->data};
+}
+
 void PlannedPlacement::bury(PlannedStep::PlaceNumber place) {
   Live& live = live_[place];
   const PlannedStep::Planned& planned = step_->requests()[live.request];

@@ -86,6 +86,14 @@ class PlannedPlacement {
   // What a planned block had; nullopt for a block of best fit. Throws like use().
   std::optional<Freed> free(const void* data);
 
+  struct Found {
+    std::uint64_t rounded;
+    StreamId stream;
+    const void* arena;  // in which it lies
+  };
+  // A live planned block; nullopt if none begins there.
+  std::optional<Found> find(const void* data);
+
   // Gives the arenas back to the pool if no block in them is alive; whether it did.
   bool give_back();
   PlanStatistics statistics();

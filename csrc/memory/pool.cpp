@@ -27,10 +27,12 @@ Pool::Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit, Keep keep)
       fork_depth_(fork_depth()),
       process_(getpid()),
       arena_(*upstream_, limit, [this](Action action, const char* data, std::uint64_t num_bytes, StreamId stream) {
-        tell(action, data, num_bytes, streams_[stream].stream);
+        const auto found = streams_.find(stream);
+        tell(action, data, num_bytes, found == streams_.end() ? 0 : found->second.stream);
       }) {}
 
 Pool::~Pool() {
+  if (!forked()) finish();
   for (auto& [id, streamed] : streams_) {
     for (auto& [event, pending] : streamed.events) {
       if (!forked()) upstream_->destroy(event);
@@ -38,15 +40,18 @@ Pool::~Pool() {
     }
     if (streamed.has_last && !forked()) upstream_->destroy(streamed.last);
   }
-  if (forked()) {
+  if (forked())
     (void)upstream_.release();  // the parent's: neither its memory nor its device is ours to touch
-    return;
-  }
+  else
+    arena_.close();
+}
+
+// Memory goes back after all work on it. Where there is no device any more, there is none to wait for.
+void Pool::finish() noexcept {
   try {
-    upstream_->synchronize();   // a device may still work on what was freed
-  } catch (const CudaError&) {  // it has failed, or a stream captures: nothing better can be done
+    if (arena_.segments() > 0 && !any_captures()) upstream_->synchronize();
+  } catch (const std::exception&) {
   }
-  arena_.close();
 }
 
 bool Pool::forked() const { return fork_depth() != fork_depth_; }
@@ -77,11 +82,15 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
   ThreadCache* const cache = thread_cache();
   PlannedPlacement* const planned = planned_.load(std::memory_order_acquire);
   void* data = planned ? planned->allocate(num_bytes, {rounded, id}, stream) : nullptr;
-  if (data == nullptr) {
+  if (data != nullptr) {
+    if (observer) observed_.fetch_add(1, std::memory_order_relaxed);
+  } else {
     Block* block = cache ? cache->take(rounded, id) : nullptr;
     if (block == nullptr) block = find_or_throw(rounded, num_bytes, id, stream);
     block->requested.store(num_bytes, std::memory_order_relaxed);
     block->site.store(site, std::memory_order_relaxed);
+    const std::uint64_t serial = observer ? observed_.fetch_add(1, std::memory_order_relaxed) + 1 : 0;
+    block->serial.store(serial, std::memory_order_relaxed);
     block->state.store(State::kLive, std::memory_order_release);
     data = block->data;
     if (planned) planned->placed(data, {rounded, id}, stream);
@@ -208,8 +217,10 @@ std::uint64_t Pool::trim() {
 
 std::optional<SharedPlace> Pool::locate(const void* data) {
   check_process();
+  const bool planned = find_planned(data).has_value();
   const Block* const block = blocks_.find(data);
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (planned) return upstream_->locate(data);
   if (block == nullptr || block->state.load(std::memory_order_acquire) != State::kLive) no_live_block("locate", data);
   return upstream_->locate(data);
 }
@@ -276,12 +287,12 @@ void Pool::tell(Action action, const void* data, std::uint64_t num_bytes, Stream
 }
 
 void Pool::out_of_memory(std::uint64_t num_bytes, Stream stream, const Shortage& shortage) {
-  tell(Action::kOutOfMemory, nullptr, num_bytes, stream);
+  Observer* const observer = observer_.load(std::memory_order_acquire);
+  if (observer) observer->record({Action::kOutOfMemory, nullptr, num_bytes, stream, observer->call_site()});
   std::ostringstream message;
   message << "out of " << upstream_->name() << " memory: " << num_bytes << " bytes asked for; " << shortage.live
           << " bytes are live, " << shortage.cached << " cached, the largest hole has " << shortage.largest_hole;
   if (arena_.limit != kUnlimited) message << "; the pool's limit is " << arena_.limit;
-  const Observer* const observer = observer_.load(std::memory_order_acquire);
   for (const auto& [bytes, site] : shortage.sites)
     message << "\n  " << bytes << " bytes live of " << (observer ? observer->describe(site) : "");
   throw OutOfMemoryError(num_bytes, shortage.cached, message.str());
