@@ -10,7 +10,7 @@
 #include "core/error.hpp"
 #include "memory/host_upstream.hpp"
 #include "memory/pool.hpp"
-#include "memory/stream_world.hpp"
+#include "memory/simulated_upstream.hpp"
 
 using namespace pyparallel;
 using namespace pyparallel::memory;
@@ -51,9 +51,7 @@ Program draw_program(std::mt19937_64& random, std::size_t blocks, std::uint64_t 
 class History {
  public:
   History(std::uint64_t capacity, std::mt19937_64& random) : random_(random) {
-    auto simulated = std::make_unique<SimulatedUpstream>(world, capacity);
-    upstream = simulated.get();
-    pool = std::make_unique<Pool>(std::move(simulated));
+    pool = std::make_unique<Pool>(std::make_unique<SimulatedUpstream>(world, capacity));
     pool->plan_steps(3);
   }
 
@@ -71,7 +69,7 @@ class History {
   void use(void* data) {
     Block& block = live_.at(static_cast<char*>(data));
     const std::uint64_t stream = 1 + random_() % kStreams;
-    world.wait(stream, world.record(block.last_user));
+    world.order(stream, block.last_user);
     block.last_user = stream;
     pool->use(data, stream);
     world.touch(stream, static_cast<char*>(data), block.num_bytes, "use by another stream");
@@ -96,7 +94,6 @@ class History {
   }
 
   StreamWorld world;
-  SimulatedUpstream* upstream;
   std::unique_ptr<Pool> pool;
 
  private:
@@ -218,7 +215,7 @@ void disorder_is_sound(std::mt19937_64& random, std::uint64_t capacity) {
   }
   const std::uint64_t reserved = history.pool->statistics().reserved;
   CHECK_EQUAL(history.pool->trim(), reserved);
-  CHECK_EQUAL(history.upstream->open_events, 0);
+  CHECK_EQUAL(history.world.open_events(), std::size_t{0});
 }
 
 // Ranks that allocate alike get equal offsets, plans included.
