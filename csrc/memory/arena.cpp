@@ -4,13 +4,10 @@
 #include <algorithm>
 
 #include "memory/poison.hpp"
+#include "memory/rounding.hpp"
 
 namespace pyparallel::memory {
 namespace {
-
-std::uint64_t round_up(std::uint64_t num_bytes, std::uint64_t multiple) {
-  return (num_bytes + multiple - 1) / multiple * multiple;
-}
 
 bool is(const Block* block, State state) { return block->state.load(std::memory_order_relaxed) == state; }
 void become(Block* block, State state) { block->state.store(state, std::memory_order_relaxed); }

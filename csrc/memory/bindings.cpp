@@ -3,9 +3,11 @@
 
 #include <sstream>
 
+#include "memory/planned_bindings.hpp"
 #include "memory/pool.hpp"
 #include "memory/pool_conversions.hpp"
 #include "memory/python_sites.hpp"
+#include "memory/replay_bindings.hpp"
 #include "memory/upstreams.hpp"
 #include "memory/views.hpp"
 
@@ -123,8 +125,12 @@ void register_memory(py::module_& module) {
           without_gil)
       .def("last_observer", &last_observer, without_gil)
       .def("statistics", [](Pool& pool) { return as_dict(released([&] { return pool.statistics(); })); })
-      .def("stream_statistics", [](Pool& pool) { return as_list(released([&] { return pool.stream_statistics(); })); });
+      .def("stream_statistics", [](Pool& pool) { return as_list(released([&] { return pool.stream_statistics(); })); })
+      .def("plan_steps", &Pool::plan_steps, py::arg("most_divergences"), py::return_value_policy::reference_internal,
+           without_gil);
   register_plugs(module);
+  memory::register_planned(module);
+  memory::register_replay(module);
 }
 
 }  // namespace pyparallel

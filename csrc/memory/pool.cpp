@@ -81,13 +81,21 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
       std::max((std::min(num_bytes, most) + kAlignment - 1) / kAlignment * kAlignment, kAlignment);
   const StreamId id = upstream_->identity(stream);
   ThreadCache* const cache = thread_cache();
-  Block* block = cache ? cache->take(rounded, id) : nullptr;
-  if (block == nullptr) block = find_or_throw(rounded, num_bytes, id, stream);
-  block->requested.store(num_bytes, std::memory_order_relaxed);
-  block->site.store(site, std::memory_order_relaxed);
-  const std::uint64_t serial = observer ? observed_.fetch_add(1, std::memory_order_relaxed) + 1 : 0;
-  block->serial.store(serial, std::memory_order_relaxed);
-  block->state.store(State::kLive, std::memory_order_release);
+  PlannedPlacement* const planned = planned_.load(std::memory_order_acquire);
+  void* data = planned ? planned->allocate(num_bytes, {rounded, id}, stream) : nullptr;
+  if (data != nullptr) {
+    if (observer) observed_.fetch_add(1, std::memory_order_relaxed);
+  } else {
+    Block* block = cache ? cache->take(rounded, id) : nullptr;
+    if (block == nullptr) block = find_or_throw(rounded, num_bytes, id, stream);
+    block->requested.store(num_bytes, std::memory_order_relaxed);
+    block->site.store(site, std::memory_order_relaxed);
+    const std::uint64_t serial = observer ? observed_.fetch_add(1, std::memory_order_relaxed) + 1 : 0;
+    block->serial.store(serial, std::memory_order_relaxed);
+    block->state.store(State::kLive, std::memory_order_release);
+    data = block->data;
+    if (planned) planned->placed(data, {rounded, id}, stream);
+  }
   live_.add(rounded);
   live_by_class_[class_of(rounded)].add(rounded);
   if (cache) {
@@ -96,9 +104,9 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     of_ended_threads_.allocated(rounded, num_bytes);
   }
-  allow(*upstream_, block->data, num_bytes);
-  if (observer) observer->record({Action::kAllocate, block->data, num_bytes, stream, site});
-  return block->data;
+  allow(*upstream_, data, num_bytes);
+  if (observer) observer->record({Action::kAllocate, data, num_bytes, stream, site});
+  return data;
 }
 
 Block* Pool::find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, StreamId id, Stream stream) {
@@ -112,12 +120,15 @@ Block* Pool::find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, Strea
       }
       shortage.callback = callback_;
     }
+    if (planned() != nullptr && planned()->give_back()) continue;
     if (!shortage.callback || !(*shortage.callback)(num_bytes)) out_of_memory(num_bytes, stream, shortage);
   }
 }
 
 void Pool::use(void* data, Stream stream) {
   check_process();
+  if (PlannedPlacement* const planned = planned_.load(std::memory_order_acquire))
+    if (planned->use(data, upstream_->identity(stream), stream)) return;
   Block* const block = blocks_.find(data);
   const StreamId id = upstream_->identity(stream);
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -127,8 +138,27 @@ void Pool::use(void* data, Stream stream) {
   if (std::find(block->users.begin(), block->users.end(), id) == block->users.end()) block->users.push_back(id);
 }
 
+bool Pool::free_planned(void* data) {
+  PlannedPlacement* const planned = planned_.load(std::memory_order_acquire);
+  const auto freed = planned ? planned->free(data) : std::nullopt;
+  if (!freed) return false;
+  const auto [num_bytes, rounded] = *freed;
+  live_.subtract(rounded);
+  live_by_class_[class_of(rounded)].subtract(rounded);
+  if (Observer* const observer = observer_.load(std::memory_order_acquire))
+    observer->record({Action::kFreeRequested, data, num_bytes, 0, observer->call_site()});
+  if (ThreadCache* const cache = thread_cache()) {
+    cache->counters().freed(rounded, num_bytes);
+    return true;
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  of_ended_threads_.freed(rounded, num_bytes);
+  return true;
+}
+
 void Pool::free(void* data) {
   check_process();
+  if (free_planned(data)) return;
   Block* const block = blocks_.find(data);
   State live = State::kLive;
   if (block == nullptr || !block->state.compare_exchange_strong(live, State::kCached)) no_live_block("free", data);
@@ -171,8 +201,18 @@ ThreadCache* Pool::thread_cache() {
   return cache.get();
 }
 
+PlannedPlacement& Pool::plan_steps(std::uint64_t most_divergences) {
+  check_process();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (planned_owner_) throw InvalidArgument("plan_steps: this pool plans its steps already");
+  planned_owner_ = std::make_unique<PlannedPlacement>(*this, most_divergences);
+  planned_.store(planned_owner_.get(), std::memory_order_release);
+  return *planned_owner_;
+}
+
 std::uint64_t Pool::trim() {
   check_process();
+  if (planned() != nullptr) planned()->give_back();
   const std::lock_guard<std::mutex> lock(mutex_);
   const StreamId any = streams_.empty() ? 0 : streams_.begin()->first;
   return gather(any) && keep_ == Keep::kUntilShort ? arena_.release(kUnlimited) : 0;
@@ -180,8 +220,10 @@ std::uint64_t Pool::trim() {
 
 std::optional<SharedPlace> Pool::locate(const void* data) {
   check_process();
+  const bool planned = find_planned(data).has_value();
   const Block* const block = blocks_.find(data);
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (planned) return upstream_->locate(data);
   if (block == nullptr || block->state.load(std::memory_order_acquire) != State::kLive) no_live_block("locate", data);
   return upstream_->locate(data);
 }

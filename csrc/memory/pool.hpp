@@ -24,6 +24,7 @@
 #include "memory/block_map.hpp"
 #include "memory/listing.hpp"
 #include "memory/observer.hpp"
+#include "memory/planned_placement.hpp"
 #include "memory/statistics.hpp"
 #include "memory/thread_cache.hpp"
 #include "memory/upstream.hpp"
@@ -94,7 +95,12 @@ class Pool {
   // Whether this is the copy in a forked child: it can be neither used nor freed to.
   bool forked() const;
 
+  // Places steps beforehand from now on (planned_placement.hpp). Throws InvalidArgument if it does already.
+  PlannedPlacement& plan_steps(std::uint64_t most_divergences);
+  PlannedPlacement* planned() { return planned_.load(std::memory_order_acquire); }
+
  private:
+  friend class PlannedPlacement;  // takes its arenas under the pool's lock
   struct Pending {
     Block* block;
     int events;  // not passed yet
@@ -112,6 +118,10 @@ class Pool {
     std::shared_ptr<FailureCallback> callback;
   };
 
+  bool free_planned(void* data);
+  std::optional<PlannedPlacement::Found> find_planned(const void* data) {
+    return planned() ? planned()->find(data) : std::nullopt;
+  }
   Block* find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, StreamId id, Stream stream);
   Block* find_block(std::uint64_t num_bytes, StreamId stream, Stream handle, Shortage& shortage);
   Block* from_own(std::uint64_t num_bytes, StreamId stream);
@@ -147,6 +157,8 @@ class Pool {
   std::atomic<std::uint64_t> observed_{0};
   const std::shared_ptr<std::atomic<int>> ended_caches_ = std::make_shared<std::atomic<int>>(0);
 
+  std::atomic<PlannedPlacement*> planned_{nullptr};  // planned_owner_
+
   std::mutex mutex_;  // guards all below
   Arena arena_;
   std::map<StreamId, Streamed> streams_;
@@ -154,6 +166,7 @@ class Pool {
   std::vector<std::shared_ptr<ThreadCache>> caches_;
   Counters of_ended_threads_;
   std::vector<std::shared_ptr<Observer>> observers_;
+  std::unique_ptr<PlannedPlacement> planned_owner_;
   std::shared_ptr<FailureCallback> callback_;
   Idle idle_at_peak_{};
   std::uint64_t pending_ = 0, cross_stream_reuses_ = 0, events_ = 0;

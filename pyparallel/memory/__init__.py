@@ -5,6 +5,7 @@ from pyparallel.memory.cupy_plug import use_in_cupy
 from pyparallel.memory.default_pools import default_pool
 from pyparallel.memory.leaks import Leak, LeakReport, assert_no_leak
 from pyparallel.memory.numpy_plug import use_in_numpy
+from pyparallel.memory.planning import Divergence, PlannedSteps, PlanStatistics, plan_offsets
 from pyparallel.memory.plug import Plug
 from pyparallel.memory.pool import MemoryPool
 from pyparallel.memory.recording import Recording
@@ -16,10 +17,13 @@ from pyparallel.memory.torch_plug import use_in_torch
 __all__ = [
     "Block",
     "ClassStatistics",
+    "Divergence",
     "Idle",
     "Leak",
     "LeakReport",
     "MemoryPool",
+    "PlanStatistics",
+    "PlannedSteps",
     "Plug",
     "Recording",
     "Statistics",
@@ -29,6 +33,7 @@ __all__ = [
     "dump_snapshot",
     "dump_timeline",
     "load_snapshot",
+    "plan_offsets",
     "snapshot",
     "stats",
     "timeline",

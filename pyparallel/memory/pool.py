@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from pyparallel._native import core
 from pyparallel.memory import dlpack
 from pyparallel.memory.block import Block
+from pyparallel.memory.planning import PlannedSteps
 from pyparallel.memory.recording import Recording
 from pyparallel.memory.statistics import Statistics, StreamStatistics
 
@@ -55,12 +57,14 @@ class MemoryPool:
         self.limit = limit
         self.device = device if upstream.startswith("cuda") else -1
         self.native = core.Pool(upstream, device, limit, for_graph)
+        self._planned: PlannedSteps | None = None
 
     @classmethod
     def of_native(cls, native: core.Pool, upstream: str, *, device: int) -> MemoryPool:
         """Wraps a pool that the core has made."""
         pool = cls.__new__(cls)
         pool.upstream, pool.limit, pool.device, pool.native = upstream, None, device, native
+        pool._planned = None
         return pool
 
     def allocate(self, num_bytes: int, *, stream: int = 0) -> Block:
@@ -149,6 +153,24 @@ class MemoryPool:
         thread that allocates; None ends it.
         """
         self.native.on_failure(function)
+
+    def plan_steps(self, *, most_divergences: int = 3) -> PlannedSteps:
+        """From now on steps that repeat are placed beforehand; step() marks them.
+
+        Args:
+            most_divergences: steps in a row that were not as planned, until a plan is dropped.
+
+        Raises:
+            ValueError: called before, or no positive number.
+        """
+        if most_divergences < 1:
+            raise ValueError(f"plan_steps: {most_divergences} divergences are not positive")
+        self._planned = PlannedSteps(self.native.plan_steps(most_divergences))
+        return self._planned
+
+    def step(self) -> AbstractContextManager[None]:
+        """Marks a step of the program for plan_steps(); without that it does nothing."""
+        return self._planned.step() if self._planned else nullcontext()
 
     def trim(self) -> int:
         """Gives segments without live blocks, and free pages, back to the upstream.
