@@ -279,24 +279,6 @@ def test_an_error_that_nobody_asked_for_is_gone_with_the_iteration(stage) -> Non
         gc.enable()
 
 
-def test_a_function_at_work_keeps_its_batch_when_the_iteration_ends() -> None:
-    seen: list[int] = []
-    is_begun, may_go_on = threading.Event(), threading.Event()
-
-    def first(value: int) -> int:
-        is_begun.set()
-        assert may_go_on.wait(WAIT_SECONDS)
-        return value
-
-    prefetcher = Prefetcher([7], preprocess=[first, seen.append])
-    iterator = iter(prefetcher)
-    assert is_begun.wait(WAIT_SECONDS)
-    iterator._window.stop("by a test")
-    may_go_on.set()
-    prefetcher.close()
-    assert seen == [7]
-
-
 class _Once:
     """Gives its iterator away."""
 

@@ -59,7 +59,7 @@ def plain_loop(loader: Loader, function, stop: int) -> tuple[list, str]:
     stop=st.integers(1, 9),
     staged=st.booleans(),
 )
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_any_loop_sees_what_a_plain_one_does(
     given_, depth, most_bytes, workers, loader_fails, function_fails, stop, staged
 ) -> None:

@@ -61,19 +61,25 @@ def resumed(loader, state) -> Prefetcher:
     return prefetcher
 
 
-@given(st.sampled_from([Numbers, Plain]), st.integers(0, NUM_BATCHES), st.integers(1, 6))
+@given(
+    st.sampled_from([Numbers, Plain]),
+    st.lists(st.integers(0, NUM_BATCHES), min_size=1, max_size=3),
+    st.integers(1, 6),
+)
 @settings(max_examples=30)
-def test_stopped_and_resumed_is_one_pass(kind, stop, depth) -> None:
-    first = Prefetcher(kind(), depth=depth)
-    iterator = iter(first)
-    delivered = [next(iterator) for _ in range(stop)]
-    state = pickle.loads(pickle.dumps(first.state_dict()))
-    first.close()
-    assert first.state_dict() == state
-    second = resumed(kind(), state)
-    assert second.state_dict() == state
-    assert delivered + list(second) == list(range(NUM_BATCHES))
-    assert list(second) == list(range(NUM_BATCHES)), "the next pass begins at the beginning"
+def test_stopped_and_resumed_is_one_pass(kind, stops, depth) -> None:
+    prefetcher, delivered = Prefetcher(kind(), depth=depth), []
+    for stop in stops:
+        iterator = iter(prefetcher)
+        delivered += [next(iterator) for _ in range(min(stop, NUM_BATCHES - len(delivered)))]
+        state = pickle.loads(pickle.dumps(prefetcher.state_dict()))
+        assert state["batches"] == len(delivered)
+        prefetcher.close()
+        assert prefetcher.state_dict() == state
+        prefetcher = resumed(kind(), state)
+        assert prefetcher.state_dict() == state
+    assert delivered + list(prefetcher) == list(range(NUM_BATCHES))
+    assert list(prefetcher) == list(range(NUM_BATCHES)), "the next pass begins at the beginning"
 
 
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(1, 5))

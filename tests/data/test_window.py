@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -68,6 +69,57 @@ def test_small_batches_are_not_held_back_for_ever_by_a_large_one() -> None:
         window.pop()
     window.append(Entry(num_bytes=1))
     assert window.has_room()
+
+
+def test_what_is_under_way_is_reckoned_as_large_as_others_became() -> None:
+    window = Window(depth=4, most_bytes=20, stages=1)
+    window.append(entry := Entry(num_bytes=1))
+    assert not window.has_room(), "nobody knows yet how large they become"
+    window.take(0)
+    entry.num_bytes = 10
+    window.finish(entry)
+    window.pop()
+    window.append(Entry(num_bytes=1))
+    assert window.has_room()
+    window.append(Entry(num_bytes=1))
+    assert not window.has_room()
+
+
+def test_a_stage_waits_for_the_one_before() -> None:
+    window = Window(depth=1, most_bytes=None, stages=2)
+    window.append(entry := Entry())
+    passed: list[int] = []
+
+    def take() -> None:
+        taken = window.take(1)
+        assert taken is entry
+        passed.append(taken.passed)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    while not passed and not window._work[1]._waiters:
+        time.sleep(0.001)
+    window.take(0)
+    window.finish(entry)
+    thread.join(60)
+    assert passed == [1]
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_stop_forgets_batches_and_errors_but_for_those_at_work(is_last) -> None:
+    window = Window(depth=4, most_bytes=None, stages=1)
+    error = ValueError()
+    entries = [Entry(value=number, error=error, is_last=is_last) for number in range(3)]
+    for entry in entries:
+        window.append(entry)
+    window.finish(window.take(0))
+    window.take(0)
+    window.stop("by a test")
+    assert [entry.value for entry in entries] == [None, 1, None]
+    assert [entry.error for entry in entries] == [None, error, None]
+    window.finish(entries[1])
+    window.append(late := Entry(value=3, error=error))
+    assert (entries[1].value, entries[1].error, late.value, late.error) == (None,) * 4
 
 
 @pytest.mark.parametrize("wait", ["wait_for_room", "take", "pop"])
