@@ -98,6 +98,8 @@ class Pool {
   Block* from_own(std::uint64_t num_bytes, StreamId stream);
   Block* from_others(std::uint64_t num_bytes, StreamId stream, Stream handle, bool wait);
   Block* grow(std::uint64_t num_bytes, StreamId stream);
+  std::uint64_t too_much(std::uint64_t num_bytes, StreamId stream) const;
+  bool wait_for_all();
   bool ready_for(Streamed& other, Stream handle, bool wait);
   bool reachable(StreamId id, const Streamed& streamed);
   bool any_captures();
