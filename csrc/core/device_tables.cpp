@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/cuda_check.hpp"
+#include "core/outside_of_captures.hpp"
 
 namespace pyparallel {
 
@@ -21,21 +22,6 @@ struct TableMemory {
 };
 
 namespace {
-
-// Allocating and asking for events is no part of what a stream captures, neither of this thread's nor of another's.
-class OutsideOfCaptures {
- public:
-  OutsideOfCaptures() { exchange(); }
-  ~OutsideOfCaptures() { exchange(); }
-  OutsideOfCaptures(const OutsideOfCaptures&) = delete;
-  OutsideOfCaptures& operator=(const OutsideOfCaptures&) = delete;
-
- private:
-  void exchange() {
-    if (cudaThreadExchangeStreamCaptureMode(&mode_) != cudaSuccess) cudaGetLastError();
-  }
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
 
 // Of all lists, for the life of the process: nothing is freed, so nothing can be freed too early, or too late, after
 // the driver has gone.

@@ -49,6 +49,26 @@ std::uint64_t mem_available() {
 
 std::string system_error(const std::string& what) { return what + ": " + std::strerror(errno); }
 
+int new_memory() {
+  const int fd = memfd_create("pyparallel", MFD_CLOEXEC);
+  if (fd < 0) throw std::runtime_error(system_error("cannot create shared memory (memfd_create)"));
+  return fd;
+}
+
+// Closes `fd` if that fails. A segment without all its pages is mapped as it is.
+char* map_whole(int fd, const struct stat& status) {
+  const auto num_bytes = static_cast<std::uint64_t>(status.st_size);
+  const bool is_sparse = static_cast<std::uint64_t>(status.st_blocks) * 512 < num_bytes;
+  const int flags = MAP_SHARED | (is_sparse ? MAP_NORESERVE : MAP_POPULATE);
+  void* const address = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  if (address != MAP_FAILED) return static_cast<char*>(address);
+  const int error = errno;
+  close(fd);
+  if (error == ENOMEM) out_of_memory(num_bytes);
+  throw std::runtime_error("cannot map " + std::to_string(num_bytes) +
+                           " bytes of shared memory: " + std::strerror(error));
+}
+
 }  // namespace
 
 std::uint64_t available_memory() {
@@ -57,16 +77,6 @@ std::uint64_t available_memory() {
   const std::uint64_t used = read_number("/sys/fs/cgroup/memory.current", 0);
   const std::uint64_t within_group = limit == kUnlimited ? kUnlimited : limit - std::min(limit, used);
   return std::min(mem_available(), within_group);
-}
-
-SharedSegment::SharedSegment(int fd, std::uint64_t num_bytes) : fd_(fd), num_bytes_(num_bytes) {
-  void* address = mmap(nullptr, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
-  if (address == MAP_FAILED) {
-    close(fd);
-    if (errno == ENOMEM) out_of_memory(num_bytes);
-    throw std::runtime_error(system_error("cannot map " + std::to_string(num_bytes) + " bytes of shared memory"));
-  }
-  data_ = static_cast<char*>(address);
 }
 
 SharedSegment::~SharedSegment() {
@@ -86,7 +96,8 @@ std::shared_ptr<SharedSegment> SharedSegment::adopt(int fd) {
     close(fd);
     return segment;
   }
-  std::shared_ptr<SharedSegment> segment(new SharedSegment(fd, static_cast<std::uint64_t>(status.st_size)));
+  char* const data = map_whole(fd, status);
+  std::shared_ptr<SharedSegment> segment(new SharedSegment(fd, static_cast<std::uint64_t>(status.st_size), data));
   known = segment;
   for (auto entry = registry.begin(); entry != registry.end();)
     entry = entry->second.expired() ? registry.erase(entry) : std::next(entry);
@@ -96,14 +107,41 @@ std::shared_ptr<SharedSegment> SharedSegment::adopt(int fd) {
 std::shared_ptr<SharedSegment> SharedSegment::create(std::uint64_t num_bytes) {
   if (num_bytes == 0) throw InvalidArgument("a shared segment needs at least one byte");
   if (num_bytes > available_memory()) out_of_memory(num_bytes);
-  const int fd = memfd_create("pyparallel", MFD_CLOEXEC);
-  if (fd < 0) throw std::runtime_error(system_error("cannot create shared memory (memfd_create)"));
+  const int fd = new_memory();
   // Pages are taken now, so that a lack of memory is an error here and not a SIGBUS at the first touch.
   if (ftruncate(fd, static_cast<off_t>(num_bytes)) != 0 || posix_fallocate(fd, 0, static_cast<off_t>(num_bytes)) != 0) {
     close(fd);
     out_of_memory(num_bytes);
   }
   return adopt(fd);
+}
+
+std::shared_ptr<SharedSegment> SharedSegment::reserve(std::uint64_t most, std::uint64_t least) {
+  for (std::uint64_t size = most;; size /= 2) {
+    const int fd = new_memory();
+    if (ftruncate(fd, static_cast<off_t>(size)) == 0) {
+      try {
+        return adopt(fd);
+      } catch (const OutOfMemoryError&) {  // has closed it
+      }
+    } else {
+      close(fd);
+    }
+    if (size / 2 < least) out_of_memory(size);
+  }
+}
+
+bool SharedSegment::populate(std::uint64_t offset, std::uint64_t num_bytes) {
+  if (num_bytes > available_memory()) return false;
+  if (posix_fallocate(fd_, static_cast<off_t>(offset), static_cast<off_t>(num_bytes)) != 0) return false;
+#ifdef MADV_POPULATE_WRITE
+  madvise(data_ + offset, num_bytes, MADV_POPULATE_WRITE);  // where the kernel is older, at the first touch
+#endif
+  return true;
+}
+
+void SharedSegment::punch(std::uint64_t offset, std::uint64_t num_bytes) noexcept {
+  fallocate(fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(num_bytes));
 }
 
 std::shared_ptr<SharedSegment> SharedSegment::open(int pid, int fd) {

@@ -16,6 +16,9 @@ class SharedSegment {
  public:
   // New zeroed memory with every page in place. Throws OutOfMemoryError with the bytes asked for and available.
   static std::shared_ptr<SharedSegment> create(std::uint64_t num_bytes);
+  // Addresses for memory that populate() puts there later: at most so many, halved down to `least` where addresses are
+  // limited. Throws OutOfMemoryError.
+  static std::shared_ptr<SharedSegment> reserve(std::uint64_t most, std::uint64_t least);
   // The segment that process `pid` holds as file descriptor `fd`. A process that maps a segment twice gets one mapping.
   // Throws PeerMemoryError.
   static std::shared_ptr<SharedSegment> open(int pid, int fd);
@@ -28,8 +31,13 @@ class SharedSegment {
   std::uint64_t num_bytes() const { return num_bytes_; }
   int fd() const { return fd_; }
 
+  // Every page of the range is in place, zeroed if it was not; false if there is not that much memory.
+  bool populate(std::uint64_t offset, std::uint64_t num_bytes);
+  // Gives the range's pages back. All processes read zeros there.
+  void punch(std::uint64_t offset, std::uint64_t num_bytes) noexcept;
+
  private:
-  SharedSegment(int fd, std::uint64_t num_bytes);
+  SharedSegment(int fd, std::uint64_t num_bytes, char* data) : fd_(fd), num_bytes_(num_bytes), data_(data) {}
   static std::shared_ptr<SharedSegment> adopt(int fd);
 
   int fd_;

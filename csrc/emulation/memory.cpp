@@ -11,10 +11,14 @@ namespace pyparallel::emulation {
 void* Memory::allocate(std::size_t bytes) {
   if (bytes > config().device_bytes - std::min(config().device_bytes, bytes_in_use_)) return nullptr;
   void* memory = nullptr;
-  if (posix_memalign(&memory, 256, std::max<std::size_t>(bytes, 1)) != 0) return nullptr;
+  if (posix_memalign(&memory, 512, std::max<std::size_t>(bytes, 1)) != 0) return nullptr;
+  adopt(memory, bytes);
+  return memory;
+}
+
+void Memory::adopt(void* memory, std::size_t bytes) {
   blocks_[memory] = bytes;
   bytes_in_use_ += bytes;
-  return memory;
 }
 
 bool Memory::forget(const void* memory) {

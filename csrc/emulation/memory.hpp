@@ -9,8 +9,10 @@ namespace pyparallel::emulation {
 // Not synchronised: the caller holds the runtime's lock.
 class Memory {
  public:
-  // Aligned to 256 bytes; null beyond the configured size of the device. The content is undefined.
+  // Aligned to 512 bytes, as devices do; null beyond the configured size of the device. The content is undefined.
   void* allocate(std::size_t bytes);
+  // Puts memory of somebody else's on the list. It is filled by the caller.
+  void adopt(void* memory, std::size_t bytes);
   // Takes the block off the list; false if it is not on it. The caller hands it to std::free or to retire().
   bool forget(const void* memory);
 

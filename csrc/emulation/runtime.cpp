@@ -67,7 +67,8 @@ Runtime& Runtime::get() {
 }
 
 Runtime::Runtime() {
-  for (int device = 0; device < kDeviceCount; ++device) streams.push_back(std::make_unique<Stream>(device, true));
+  for (int device = 0; device < kDeviceCount; ++device)
+    streams.push_back(std::make_unique<Stream>(device, true, ++streams_ever_));
 }
 
 void configure(const Config& config) { Runtime::get().configure(config); }
@@ -92,7 +93,7 @@ void Runtime::configure(const Config& wanted) {
 
 Stream* Runtime::create_stream() {
   const std::lock_guard<Lock> guard(lock);
-  streams.push_back(std::make_unique<Stream>(current_device, false));
+  streams.push_back(std::make_unique<Stream>(current_device, false, ++streams_ever_));
   Stream* const stream = streams.back().get();
   if (config.streams == StreamOrder::kHostThreads) start_thread(stream);
   return stream;

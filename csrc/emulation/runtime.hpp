@@ -61,10 +61,11 @@ struct Graph {
 };
 
 struct Stream {
-  Stream(int device_, bool legacy_) : device(device_), legacy(legacy_) {}
+  Stream(int device_, bool legacy_, std::uint64_t id_) : device(device_), legacy(legacy_), id(id_) {}
 
   const int device;
-  const bool legacy;  // the null stream of its device
+  const bool legacy;       // the null stream of its device
+  const std::uint64_t id;  // never used again
   // Where its operations run. Made with the stream: made later, it would know what the host has waited for since.
   Fiber fiber{&fiber_main};
   Fiber host;  // who runs it at the moment
@@ -138,6 +139,7 @@ class Runtime {
   void finish(Stream* stream);
   void changed();
 
+  std::uint64_t streams_ever_ = 0;
   std::atomic<unsigned> changes_{0};  // what threads wait on
   Random random_{1};
 };

@@ -63,6 +63,14 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
   return cudaSuccess;
 }
 
+cudaError_t cudaStreamGetId(cudaStream_t handle, unsigned long long* id) {
+  Unseen unseen;
+  const Stream* const stream = Runtime::get().find(handle);
+  if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
+  *id = stream->id;
+  return cudaSuccess;
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t handle) {
   Unseen unseen;
   Stream* const stream = Runtime::get().find(handle);

@@ -27,10 +27,12 @@ Pool::Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit, Keep keep)
       fork_depth_(fork_depth()),
       process_(getpid()),
       arena_(*upstream_, limit, [this](Action action, const char* data, std::uint64_t num_bytes, StreamId stream) {
-        tell(action, data, num_bytes, streams_[stream].stream);
+        const auto found = streams_.find(stream);
+        tell(action, data, num_bytes, found == streams_.end() ? 0 : found->second.stream);
       }) {}
 
 Pool::~Pool() {
+  if (!forked()) finish();
   for (auto& [id, streamed] : streams_) {
     for (auto& [event, pending] : streamed.events) {
       if (!forked()) upstream_->destroy(event);
@@ -38,10 +40,23 @@ Pool::~Pool() {
     }
     if (streamed.has_last && !forked()) upstream_->destroy(streamed.last);
   }
-  if (forked())
+  if (forked()) {
     (void)upstream_.release();  // the parent's: neither its memory nor its device is ours to touch
-  else
-    arena_.close();
+    return;
+  }
+  try {
+    upstream_->synchronize();   // a device may still work on what was freed
+  } catch (const CudaError&) {  // it has failed, or a stream captures: nothing better can be done
+  }
+  arena_.close();
+}
+
+// Memory goes back after all work on it. Where there is no device any more, there is none to wait for.
+void Pool::finish() noexcept {
+  try {
+    if (arena_.segments() > 0 && !any_captures()) upstream_->synchronize();
+  } catch (const std::exception&) {
+  }
 }
 
 bool Pool::forked() const { return fork_depth() != fork_depth_; }

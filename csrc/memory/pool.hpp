@@ -43,7 +43,7 @@ class Pool {
 
   // `limit`: the most bytes it takes from the upstream.
   explicit Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit = kUnlimited, Keep keep = Keep::kUntilShort);
-  // Gives everything back, live blocks too. No thread uses the pool any more.
+  // Gives everything back, live blocks too, after all work. No thread uses the pool any more.
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -115,6 +115,7 @@ class Pool {
   void tell(Action action, const void* data, std::uint64_t num_bytes, Stream stream, CallSite site = 0);
   Streamed& streamed(StreamId id, Stream handle);
   ThreadCache* thread_cache();
+  void finish() noexcept;
   void check_process() const;
   [[noreturn]] void no_live_block(const char* call, const void* data) const;
 
