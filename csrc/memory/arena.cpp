@@ -257,27 +257,25 @@ void Arena::release_beside(std::uint64_t num_bytes, StreamId stream, std::uint64
   std::uint64_t released = 0;
   for (Block* const block : idle_blocks(plan_growth(num_bytes, stream))) {
     if (released >= enough) return;
-    Segment& segment = *block->segment;
-    if (block->num_bytes < segment.num_bytes || gives_pages_) {
-      released += release_pages(block, enough - released);
-    } else {
-      released += release_segment(segment);
-      segments_.erase(segment.number);
-    }
+    released += release_pages(block, enough - released);
+    if (gives_pages_ || idle_bytes(block) == 0) continue;
+    const std::uint64_t number = block->segment->number;
+    released += release_segment(*block->segment);
+    segments_.erase(number);
   }
 }
 
-// Free blocks of which something can go back, the largest first, without those that growth begins at.
+// Free blocks of which something can go back, the newest memory first, without those that growth begins at.
 std::vector<Block*> Arena::idle_blocks(const Growth& growth) const {
   const Block* const hole = growth.fills() ? growth.filling.hole : nullptr;
   const Block* const last = hole || segments_.empty() ? nullptr : segments_.rbegin()->second->last;
   std::vector<Block*> result;
   for (const auto& [stream, index] : free_)
     for (Block* const block : index.blocks())
-      if (block != last && (hole == nullptr || (block != hole->before && block != hole->after)) && idle_bytes(block) > 0)
+      if (block != last && (hole == nullptr || (block != hole->before && block != hole->after)) &&
+          idle_bytes(block) > 0)
         result.push_back(block);
-  std::stable_sort(result.begin(), result.end(),
-                   [](const Block* a, const Block* b) { return a->num_bytes > b->num_bytes; });
+  std::sort(result.begin(), result.end(), [](const Block* a, const Block* b) { return ByPlace{}(b, a); });
   return result;
 }
 

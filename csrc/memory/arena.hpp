@@ -40,7 +40,7 @@ class Arena {
   std::uint64_t needs(std::uint64_t num_bytes, StreamId stream) const;
   // The bytes of free memory that could go back without making grow() need more.
   std::uint64_t idle_beside(std::uint64_t num_bytes, StreamId stream) const;
-  // Gives such memory back until it was `enough`, the largest blocks first. Nothing uses free memory any more.
+  // Gives such memory back until it was `enough`, the newest first. Nothing uses free memory any more.
   void release_beside(std::uint64_t num_bytes, StreamId stream, std::uint64_t enough);
   // Takes a free block, cut to `num_bytes`; its state becomes kCached.
   Block* take(Block* block, std::uint64_t num_bytes);

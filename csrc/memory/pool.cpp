@@ -140,7 +140,7 @@ void Pool::free(void* data) {
     observer->record({Action::kFreeRequested, data, requested, 0, observer->call_site()});
   ThreadCache* const cache = thread_cache();
   if (cache) cache->counters().freed(num_bytes, requested);
-  if (cache && block->users.empty() && cache->put(block)) return;
+  if (cache && block->users.empty() && cache->put(block, ThreadCache::capacity(arena_.reserved.value()))) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!cache) of_ended_threads_.freed(num_bytes, requested);
   if (block->users.empty()) return insert_free(block);

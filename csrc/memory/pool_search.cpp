@@ -184,7 +184,8 @@ void Pool::flush_caches(bool of_ended_threads_only) {
   });
 }
 
-// After it nothing uses free memory any more, and nothing is pending. While a stream captures there is no waiting: false.
+// After it nothing uses free memory any more, and nothing is pending. While a stream captures there is no waiting:
+// false.
 bool Pool::wait_for_all() {
   flush_caches(false);
   if (any_captures()) {
