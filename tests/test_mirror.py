@@ -48,6 +48,8 @@ THROUGH_OTHERS = {
     "optim/lion.py": "optim/test_family.py",
     "optim/rmsprop.py": "optim/test_family.py",
     "optim/sgd.py": "optim/test_family.py",
+    "memory/_restricted_pickle.py": "memory/test_traces.py",
+    "cli/memory.py": "cli/test_memory_replay.py",
     "cli/arguments.py": "cli/test_run.py",
     "cli/peers.py": "cli/test_bench_optim.py",
     "cli/machine.py": "cli/test_run.py",
