@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 # What: the module with its main(arguments) -> exit code, and one line of help.
 ACTIONS = {
+    "report": (
+        "pyparallel.cli.memory_report",
+        "who holds the memory of a snapshot, and what is lost between",
+    ),
     "replay": (
         "pyparallel.cli.memory_replay",
         "what other allocators, and smaller devices, would have made of a recorded history",
