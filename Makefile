@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench sanitize native clean
+.PHONY: help demo test lint bench sanitized sanitize native clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,10 @@ BIN := $(VENV)/bin
 NATIVE_SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type f)
 PACKAGE_SOURCES := $(shell find pyparallel -name '*.py' -o -name '*.pyi' -o -name VERSION)
 CMAKE = $(abspath $(BIN))/cmake
-TESTS := -DPYPARALLEL_MODULE=OFF -DPYPARALLEL_TESTS=ON -DPYPARALLEL_CUDA=0 -DPython_EXECUTABLE=$(abspath $(BIN))/python
+# Where setup.py builds the core: the native tests link the very objects of the module.
+MODULE_BUILD = build/cmake-$(shell $(BIN)/python -c 'import sys, sysconfig; print(sysconfig.get_platform(), sys.implementation.cache_tag, sep="-")')
+SANITIZERS := address,undefined thread
+SANITIZED := -DPYPARALLEL_MODULE=OFF -DPYPARALLEL_TESTS=ON -DPYPARALLEL_CUDA=0 -DCMAKE_BUILD_TYPE=None
 
 help:
 > @echo "make demo      train a language model on two processes, beside torch's own parts"
@@ -45,16 +48,21 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed native
 > $(BIN)/python -m pytest -q
 
-native: $(VENV)/.dependencies
-> @$(CMAKE) -S . -B build/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja $(TESTS) >/dev/null
-> @$(CMAKE) --build build/native
-> @cd build/native && $(abspath $(BIN))/ctest --output-on-failure -j 2
+native: $(VENV)/.installed
+> @$(CMAKE) -S . -B $(MODULE_BUILD) -DPYPARALLEL_TESTS=ON >/dev/null
+> @$(CMAKE) --build $(MODULE_BUILD)
+> @cd $(MODULE_BUILD) && $(abspath $(BIN))/ctest --output-on-failure -j 2
 
-sanitize: $(VENV)/.dependencies
-> @for kind in address,undefined thread; do \
->   echo "native tests under $$kind"; \
->   $(CMAKE) -S . -B build/$$kind -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja $(TESTS) -DCMAKE_BUILD_TYPE=None -DPYPARALLEL_SANITIZE=$$kind >/dev/null; \
+# The programs alone: continuous integration compiles them while other tests wait.
+sanitized: $(VENV)/.dependencies
+> @for kind in $(SANITIZERS); do \
+>   $(CMAKE) -S . -B build/$$kind -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python $(SANITIZED) -DPYPARALLEL_SANITIZE=$$kind >/dev/null; \
 >   $(CMAKE) --build build/$$kind; \
+> done
+
+sanitize: sanitized
+> @for kind in $(SANITIZERS); do \
+>   echo "native tests under $$kind"; \
 >   (cd build/$$kind && TSAN_OPTIONS=halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(abspath $(BIN))/ctest --output-on-failure -j 2); \
 > done
 
@@ -64,7 +72,7 @@ lint: $(VENV)/.installed
 > $(BIN)/mypy
 > $(BIN)/lint-imports
 > $(BIN)/codespell
-> find csrc tests -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+> find csrc tests -name '*.hpp' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs -n 16 -P 2 $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/.installed
 > $(BIN)/python -m benchmarks

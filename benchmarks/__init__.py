@@ -21,4 +21,5 @@ NAMES = (
     "dist_all_reduce",
     "train_step",
     "ddp_step",
+    "prefetch",
 )

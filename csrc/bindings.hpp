@@ -18,6 +18,8 @@ void register_step(py::module_& module);
 void register_comm(py::module_& module);
 void register_nccl(py::module_& module);
 void register_memory(py::module_& module);
+void register_plugs(py::module_& module);
+void register_recorder(py::module_& module);
 
 template <typename T>
 T* pointer(std::uintptr_t address) {

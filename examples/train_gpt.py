@@ -4,9 +4,11 @@
     torchrun --standalone --nproc-per-node 2 examples/train_gpt.py
     python examples/train_gpt.py
 
-The three lines of `build` that begin with `library` make it parallel; the rest is plain torch.
+The three lines of `build` that name the `library` make it parallel, the one of `open_batches`
+reads ahead; the rest is plain torch.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -59,20 +61,33 @@ def build(library: Any, settings: Settings, text: Text) -> Training:
     return Training(context, model, optimizer, settings)
 
 
-def train(training: Training, text: Text, history: History) -> None:
+def open_batches(library: Any, training: Training, text: Text, *, first_step: int) -> Any:
+    """This rank's batches up to the last step, some of them drawn while the step computes."""
+    settings, context = training.settings, training.context
+    steps = range(first_step, settings.last_step)
+    batches = text.training_batches(
+        steps, size=settings.batch, rank=context.rank, seed=settings.seed
+    )
+    if not settings.read_ahead:
+        return contextlib.nullcontext(batches)
+    return library.data.Prefetcher(batches, context.device, depth=settings.read_ahead)
+
+
+def train(library: Any, training: Training, text: Text, history: History) -> None:
     """Trains from where `history` ends to the last step, reporting, validating and saving."""
     settings, context = training.settings, training.context
     pending: list[Measurement] = []
-    with Display(
-        first_step=history.steps_done,
-        last_step=settings.last_step,
-        tokens_per_step=context.world_size * settings.batch * settings.context,
-        visible=context.rank == 0,
-    ) as display:
-        for step in range(history.steps_done, settings.last_step):
-            batch = text.training_batch(
-                size=settings.batch, step=step, rank=context.rank, seed=settings.seed
-            )
+    first_step = history.steps_done
+    with (
+        open_batches(library, training, text, first_step=first_step) as batches,
+        Display(
+            first_step=first_step,
+            last_step=settings.last_step,
+            tokens_per_step=context.world_size * settings.batch * settings.context,
+            visible=context.rank == 0,
+        ) as display,
+    ):
+        for step, batch in enumerate(batches, first_step):
             pending.append(training.step(batch, step=step))
             done = step + 1
             save = done % settings.validate_every == 0 or done == settings.last_step
@@ -88,6 +103,8 @@ def train(training: Training, text: Text, history: History) -> None:
                 )
             if save:
                 checkpoint.save(training, history, vocabulary=text.vocabulary)
+        if isinstance(batches, pyparallel.data.Prefetcher):
+            display.say(f"input: {str(batches.report()).splitlines()[0]}")
 
 
 def validate(training: Training, text: Text) -> float:
@@ -158,12 +175,13 @@ def run(settings: Settings, *, started: float) -> bool:
     report.make_folder(settings.out)
     if settings.compare:
         return measure_both(compare.gentle(settings), text)
-    training = build(torch_parts if settings.baseline else pyparallel, settings, text)
+    library = torch_parts if settings.baseline else pyparallel
+    training = build(library, settings, text)
     history = History()
     if settings.resume:
         history = checkpoint.resume(training, vocabulary=text.vocabulary)
     report.introduce(training, text)
-    train(training, text, history)
+    train(library, training, text, history)
     if training.context.rank == 0:
         finish(training, text, history, started=started)
     # Gloo's threads abort a rank that leaves while they still hold its last tensors.

@@ -6,7 +6,7 @@ Replace one line at a time: the optimizer (``pyparallel.optim.AdamW``), the wrap
 
 from typing import Any
 
-from pyparallel import amp, comm, errors, monitor, optim
+from pyparallel import amp, comm, data, errors, monitor, optim
 from pyparallel._native import core
 from pyparallel.comm import backend
 from pyparallel.context import Context, init
@@ -17,6 +17,7 @@ __all__ = [
     "DataParallel",
     "amp",
     "comm",
+    "data",
     "errors",
     "features",
     "init",

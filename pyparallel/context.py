@@ -118,6 +118,11 @@ def init(
     return _default
 
 
+def current() -> Context | None:
+    """The context that init() made, if it has been called."""
+    return _default
+
+
 _group_contexts: dict[dist.ProcessGroup, Context] = {}
 
 

@@ -54,6 +54,19 @@ def tell_test(value: Any) -> None:
     _to_test.send(("message", value))
 
 
+def meet(name: str) -> None:
+    """In a rank: waits until all ranks of the job are here, through nothing that is tested.
+
+    So a rank that fails or leaves on purpose does it when no other is still on its way there.
+    """
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+    )
+    if store.add(f"meet/{name}", 1) == int(os.environ["WORLD_SIZE"]):
+        store.set(f"meet/{name}/all", "here")
+    store.wait([f"meet/{name}/all"])
+
+
 class Job:
     """Ranks that run one function; a context manager that leaves no process behind."""
 

@@ -30,9 +30,11 @@ def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def test_the_core_exports_only_its_entry() -> None:
+def test_the_core_exports_only_its_entry_and_torchs_allocator() -> None:
     symbols = run("nm", "-D", "--defined-only", core.__file__).split("\n")
-    assert [line.split()[-1] for line in symbols if line] == ["PyInit__C"]
+    calls = ("allocate", "free", "record_stream", "empty_cache", "set_memory_fraction")
+    allocator = {f"pyparallel_torch_{call}" for call in (*calls, "base_allocation")}
+    assert {line.split()[-1] for line in symbols if line} == {"PyInit__C"} | allocator
 
 
 def test_the_core_links_neither_torch_nor_a_runtime_of_its_own() -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -71,7 +72,9 @@ def test_a_hook_put_over_ours_stays_and_a_failing_listener_is_silent() -> None:
 
 SCRIPT = """
 import sys, torch, pyparallel
+from ranks import meet
 context = pyparallel.init()
+meet("joined")
 if context.rank == 1:
     {action}
 try:
@@ -100,15 +103,16 @@ def test_a_real_interpreter_tells_its_peers(action: str, expected: str, code: in
             "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
             "PYPARALLEL_TIMEOUT": "60",
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
         }
         command = [sys.executable, "-c", SCRIPT.format(action=action)]
         pipe = subprocess.PIPE
         processes.append(
             subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
         )
-    (output, errors), (_, trace) = (process.communicate(timeout=60) for process in processes)
+    (output, errors), (_, trace) = (process.communicate(timeout=120) for process in processes)
     assert expected in output, (output, errors)
     assert [process.returncode for process in processes] == [0, code]
     if code:
-        assert "failed in its own code: ValueError: bad batch (<string>:5 in <module>)" in output
+        assert "failed in its own code: ValueError: bad batch (<string>:7 in <module>)" in output
         assert "ValueError: bad batch" in trace  # the interpreter's own hook still prints

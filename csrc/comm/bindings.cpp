@@ -70,9 +70,14 @@ class ShmCommunicator {
     close();
   }
 
-  void join() {
-    interruptible([&] { communicator_.join({shm::Patience{}.yield_ns, &has_signal}); });
+  void join(bool reads_peers) {
+    interruptible([&] { communicator_.join({shm::Patience{}.yield_ns, &has_signal}, reads_peers); });
   }
+
+  // The error number that keeps this rank from reading that one's memory; 0 if nothing does.
+  int refusal(int rank) { return communicator_.reader().refusal(rank); }
+
+  void go_before(ShmCommunicator& other) { communicator_.go_before(other.communicator_); }
 
   // Says for all to hear that this rank has failed; its own operations fail, too.
   void abort(const std::string& cause) {
@@ -101,7 +106,7 @@ class ShmCommunicator {
   std::shared_ptr<Work> submit(const shm::Collective& collective, bool background) {
     check_process();
     shm::validate(collective, communicator_.rank(), communicator_.world_size());
-    return queue_->submit(collective, background);
+    return queue_->submit(collective, background || communicator_.goes_first());
   }
 
   void wait(Work& work) {
@@ -270,7 +275,9 @@ void register_comm(py::module_& module) {
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
       .def(py::init<std::shared_ptr<SharedSegment>, int, const std::vector<int>&, double>(), py::arg("control"),
            py::arg("rank"), py::arg("processes"), py::arg("timeout_seconds"))
-      .def("join", &Self::join)
+      .def("join", &Self::join, py::arg("reads_peers"))
+      .def("refusal", &Self::refusal, py::arg("rank"))
+      .def("go_before", &Self::go_before, py::arg("other"))
       .def("set_on_failure", &Self::set_on_failure, py::arg("on_failure"))
       .def("flight_record", &Self::flight_record)
       .def("who_waits", &Self::who_waits)

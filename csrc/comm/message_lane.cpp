@@ -20,7 +20,8 @@ constexpr std::int64_t kBackgroundYieldNs = 20'000;  // the thread shares its co
 
 MessageLane::MessageLane(shm::Communicator& communicator)
     : communicator_(communicator),
-      messenger_(communicator.control(), communicator.rank(), communicator.processes(), communicator.segments()) {}
+      messenger_(communicator.control(), communicator.rank(), communicator.processes(), communicator.segments(),
+                 communicator.reader()) {}
 
 MessageLane::~MessageLane() { close(); }
 

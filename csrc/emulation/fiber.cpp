@@ -4,11 +4,17 @@
 #include <sys/mman.h>
 
 #include <cstdint>
+#include <new>
 #include <utility>
 
 #include "emulation/report.hpp"
 
-#if !defined(EMULATION_UCONTEXT)
+#if !defined(__x86_64__) && !defined(EMULATION_UCONTEXT)
+#define EMULATION_UCONTEXT 1  // the portable switch: slower, two system calls
+#endif
+#if defined(EMULATION_UCONTEXT)
+#include <ucontext.h>
+#else
 // Saves what a function call must keep on the old stack, exchanges the stack pointers and returns on the new stack.
 extern "C" void pyparallel_emulation_switch(void** save, void* resume);
 asm(R"(
@@ -72,17 +78,19 @@ Fiber::Fiber(void (*entry)())
     : entry_(entry), stack_(map_stack()), stack_bytes_(kStackBytes), owns_stack_(true), identity_(create_identity()) {
   const std::size_t usable = stack_bytes_ - next_colour();
 #if defined(EMULATION_UCONTEXT)
-  getcontext(&context_);
-  context_.uc_stack.ss_sp = stack_;
-  context_.uc_stack.ss_size = usable;
-  context_.uc_link = nullptr;
-  makecontext(&context_, &Fiber::start, 0);
+  auto* const context = new (stack_) ucontext_t{};  // read before the stack reaches down to it
+  getcontext(context);
+  context->uc_stack.ss_sp = stack_;
+  context->uc_stack.ss_size = usable;
+  context->uc_link = nullptr;
+  makecontext(context, &Fiber::start, 0);
+  resume_ = context;
 #else
   void** top = reinterpret_cast<void**>(stack_ + usable);
   *--top = nullptr;  // start() finds the stack as after a call
   *--top = reinterpret_cast<void*>(&Fiber::start);
   for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
-  stack_pointer_ = top;
+  resume_ = top;
 #endif
 }
 
@@ -100,9 +108,11 @@ void Fiber::switch_between(Fiber& from, Fiber& to) {
 #endif
   become(to.identity_);
 #if defined(EMULATION_UCONTEXT)
-  swapcontext(&from.context_, &to.context_);
+  ucontext_t left;
+  from.resume_ = &left;
+  swapcontext(&left, static_cast<ucontext_t*>(to.resume_));
 #else
-  pyparallel_emulation_switch(&from.stack_pointer_, to.stack_pointer_);
+  pyparallel_emulation_switch(&from.resume_, to.resume_);
 #endif
   from.arrived();
 }

@@ -4,13 +4,6 @@
 
 #include "emulation/sanitizer.hpp"
 
-#if !defined(__x86_64__) && !defined(EMULATION_UCONTEXT)
-#define EMULATION_UCONTEXT 1  // the portable switch: slower, two system calls
-#endif
-#if defined(EMULATION_UCONTEXT)
-#include <ucontext.h>
-#endif
-
 namespace pyparallel::emulation {
 
 class Fiber {
@@ -39,11 +32,7 @@ class Fiber {
   bool owns_stack_ = false;
   Identity identity_ = nullptr;
   void* fake_stack_ = nullptr;  // AddressSanitizer's
-#if defined(EMULATION_UCONTEXT)
-  ucontext_t context_{};
-#else
-  void* stack_pointer_ = nullptr;
-#endif
+  void* resume_ = nullptr;      // on the stack that was left: where the switch goes on
 };
 
 }  // namespace pyparallel::emulation

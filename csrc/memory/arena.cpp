@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "memory/poison.hpp"
 #include "memory/rounding.hpp"
 
 namespace pyparallel::memory {
@@ -18,7 +19,10 @@ bool is_free(const Block* block, StreamId stream) {
 }  // namespace
 
 void Arena::close() noexcept {
-  for (auto& [number, segment] : segments_) upstream_.release(segment->data, segment->num_bytes);
+  for (auto& [number, segment] : segments_) {
+    allow(upstream_, segment->data, segment->num_bytes);
+    upstream_.release(segment->data, segment->num_bytes);
+  }
   segments_.clear();
 }
 
@@ -132,6 +136,7 @@ bool Arena::within_limit(std::uint64_t num_bytes) const {
 void Arena::gained(Action action, const char* data, std::uint64_t num_bytes, StreamId stream) {
   ++allocations;
   reserved.add(num_bytes);
+  forbid(upstream_, data, num_bytes);
   tell_(action, data, num_bytes, stream);
 }
 
@@ -295,16 +300,19 @@ std::uint64_t Arena::release_segment(Segment& segment) {
     if (!is(block, State::kFree) && !is(block, State::kHole)) return 0;
     if (is(block, State::kFree)) held += block->num_bytes;
   }
+  const bool is_whole = held == segment.num_bytes;
   for (Block *block = segment.last, *before; block != nullptr; block = before) {
     before = block->before;
     if (is(block, State::kFree)) free_[block->stream].erase(block);
+    if (is(block, State::kFree) && !is_whole) tell_(Action::kPagesRelease, block->data, block->num_bytes, 0);
     if (is(block, State::kHole)) holes_.erase(block);
     become(block, State::kUnused);
     unused_.push_back(block);
   }
+  allow(upstream_, segment.data, segment.num_bytes);
   upstream_.release(segment.data, segment.num_bytes);
   lost(held);
-  tell_(Action::kSegmentRelease, segment.data, segment.num_bytes, 0);
+  if (is_whole) tell_(Action::kSegmentRelease, segment.data, segment.num_bytes, 0);
   return held;
 }
 

@@ -5,6 +5,7 @@
 //
 // Knows no order of streams: whoever asks for a free block may use it. Not synchronised: guarded by the pool's lock.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -57,8 +58,8 @@ class Arena {
   std::uint64_t free_bytes() const;
   std::uint64_t largest_free() const;
 
-  std::uint64_t limit;  // the most bytes to take from the upstream
-  Gauge reserved;       // bytes held from it
+  std::atomic<std::uint64_t> limit;  // the most bytes to take from the upstream; read without the lock too
+  Gauge reserved;                    // bytes held from it
   std::uint64_t segments() const { return segments_.size(); }
   std::uint64_t allocations = 0, releases = 0;  // of the upstream
 

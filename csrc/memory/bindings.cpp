@@ -1,58 +1,36 @@
 // Bindings of memory: the pool over its upstreams.
 #include "bindings.hpp"
 
+#include <sstream>
+
 #include "memory/pool.hpp"
+#include "memory/pool_conversions.hpp"
+#include "memory/python_sites.hpp"
 #include "memory/replay_bindings.hpp"
 #include "memory/upstreams.hpp"
+#include "memory/views.hpp"
 
 namespace pyparallel {
 namespace {
 
 using memory::Pool;
 
-py::dict as_dict(const memory::ClassStatistics& s) {
-  py::dict result;
-  result["live"] = s.live, result["live_peak"] = s.live_peak;
-  result["allocated"] = s.allocated, result["freed"] = s.freed;
-  result["allocations"] = s.allocations, result["frees"] = s.frees;
-  return result;
-}
-
-py::dict as_dict(const memory::Idle& s) {
-  py::dict result;
-  result["hard"] = s.hard, result["soft"] = s.soft, result["stream"] = s.stream, result["cached"] = s.cached;
-  return result;
-}
-
-py::dict as_dict(const memory::Statistics& s) {
-  py::dict result;
-  result["live"] = s.live, result["live_peak"] = s.live_peak, result["requested"] = s.requested;
-  result["reserved"] = s.reserved, result["reserved_peak"] = s.reserved_peak, result["pending"] = s.pending;
-  result["free"] = s.free, result["largest_hole"] = s.largest_hole, result["segments"] = s.segments;
-  result["allocations"] = s.allocations, result["frees"] = s.frees;
-  result["upstream_allocations"] = s.upstream_allocations, result["upstream_releases"] = s.upstream_releases;
-  result["cross_stream_reuses"] = s.cross_stream_reuses, result["events"] = s.events;
-  result["small"] = as_dict(s.by_class[0]), result["large"] = as_dict(s.by_class[1]);
-  result["idle_at_peak"] = as_dict(s.idle_at_peak);
-  return result;
-}
-
-py::list as_list(const std::vector<memory::StreamStatistics>& streams) {
-  py::list result;
-  for (const memory::StreamStatistics& s : streams) {
-    py::dict entry;
-    entry["stream"] = s.stream, entry["live"] = s.live, entry["free"] = s.free;
-    entry["largest_hole"] = s.largest_hole, entry["events"] = s.events;
-    result.append(entry);
-  }
-  return result;
-}
-
 // The pool's lock is never waited for with the GIL: who holds it may wait for the device.
 template <class Call>
 auto released(const Call& call) {
   const py::gil_scoped_release release;
   return call();
+}
+
+// Its end waits for the device, too.
+std::shared_ptr<Pool> ended_without_gil(std::unique_ptr<memory::Upstream> upstream, std::uint64_t limit,
+                                        memory::Keep keep) {
+  const auto end = [](Pool* pool) {
+    if (PyGILState_Check() == 0) return delete pool;
+    const py::gil_scoped_release release;
+    delete pool;
+  };
+  return {new Pool(std::move(upstream), limit, keep), end};
 }
 
 // The pool calls it without the GIL, and may be the last to hold it.
@@ -68,28 +46,60 @@ std::shared_ptr<Pool::FailureCallback> callback_of(const py::object& function) {
   });
 }
 
+void free_unviewed(Pool& pool, std::uintptr_t data) {
+  if (const int views = memory::Views::of_process().count(pointer<void>(data)); views > 0) {
+    std::ostringstream message;
+    message << "free: " << pointer<void>(data) << " is still viewed by " << views << " tensors or arrays";
+    throw InvalidArgument(message.str());
+  }
+  pool.free(pointer<void>(data));
+}
+
+void observe(Pool& pool, std::shared_ptr<memory::Recorder> recorder) {
+  const py::gil_scoped_release without_gil;
+  pool.observe(std::move(recorder));
+}
+
+std::shared_ptr<memory::Recorder> last_observer(Pool& pool) {
+  return std::dynamic_pointer_cast<memory::Recorder>(pool.last_observer());
+}
+
 }  // namespace
 
-// The pool may wait for the device: never with the GIL.
+// The pool may wait for the device: never with the GIL. The caller's place is taken before.
 void register_memory(py::module_& module) {
+  register_recorder(module);
   const auto without_gil = py::call_guard<py::gil_scoped_release>();
-  py::class_<Pool>(module, "Pool")
+  py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool")
       .def(py::init([](const std::string& upstream, int device, std::optional<std::uint64_t> limit, bool for_graph) {
-             return std::make_unique<Pool>(memory::make_upstream(upstream, device), limit.value_or(Pool::kUnlimited),
-                                           for_graph ? memory::Keep::kAlways : memory::Keep::kUntilShort);
+             return ended_without_gil(memory::make_upstream(upstream, device), limit.value_or(Pool::kUnlimited),
+                                      for_graph ? memory::Keep::kAlways : memory::Keep::kUntilShort);
            }),
            py::arg("upstream"), py::arg("device"), py::arg("limit"), py::arg("for_graph"))
       .def(
           "allocate",
           [](Pool& pool, std::uint64_t num_bytes, memory::Stream stream) {
+            const HeldSite site(pool.observer());
+            const py::gil_scoped_release without_gil;
             return reinterpret_cast<std::uintptr_t>(pool.allocate(num_bytes, stream));
           },
-          py::arg("num_bytes"), py::arg("stream"), without_gil)
+          py::arg("num_bytes"), py::arg("stream"))
       .def(
           "use", [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.use(pointer<void>(data), stream); },
           py::arg("data"), py::arg("stream"), without_gil)
       .def(
-          "free", [](Pool& pool, std::uintptr_t data) { pool.free(pointer<void>(data)); }, py::arg("data"), without_gil)
+          "share",
+          [](Pool& pool, std::uintptr_t data, memory::Stream stream) { pool.share(pointer<void>(data), stream); },
+          py::arg("data"), py::arg("stream"), without_gil)
+      .def("num_bytes", [](Pool& pool, std::uintptr_t data) { return pool.num_bytes(pointer<void>(data)); })
+      .def(
+          "free",
+          [](Pool& pool, std::uintptr_t data) {
+            const HeldSite site(pool.observer());
+            const py::gil_scoped_release without_gil;
+            free_unviewed(pool, data);
+          },
+          py::arg("data"))
       .def("end_stream", &Pool::end_stream, py::arg("stream"), without_gil)
       .def(
           "locate",
@@ -106,8 +116,16 @@ void register_memory(py::module_& module) {
           },
           py::arg("function"))
       .def("trim", &Pool::trim, without_gil)
+      .def("blocks", [](Pool& pool) { return as_list(released([&] { return pool.list(); })); })
+      .def("observed", &Pool::observed)
+      .def("observe", &observe, py::arg("observer").none(true))
+      .def(
+          "observer", [](Pool& pool) { return pool.observer() == nullptr ? nullptr : last_observer(pool); },
+          without_gil)
+      .def("last_observer", &last_observer, without_gil)
       .def("statistics", [](Pool& pool) { return as_dict(released([&] { return pool.statistics(); })); })
       .def("stream_statistics", [](Pool& pool) { return as_list(released([&] { return pool.stream_statistics(); })); });
+  register_plugs(module);
   memory::register_replay(module);
 }
 

@@ -36,6 +36,7 @@ struct Block {
   std::uint64_t num_bytes = 0;              // a multiple of kAlignment
   std::atomic<std::uint64_t> requested{0};  // bytes that the caller asked for
   std::atomic<CallSite> site{0};            // where it was asked for, if the pool is observed
+  std::atomic<std::uint64_t> serial{0};     // then also: the how many-eth that was observed, from 1
   StreamId stream = 0;                      // in whose order it may be used
   Segment* segment = nullptr;
   Block *before = nullptr, *after = nullptr;  // neighbours in the segment

@@ -9,6 +9,7 @@ namespace pyparallel::memory {
 class HostPages : public Upstream {
  public:
   std::uint64_t granularity() const override { return 2 << 20; }
+  bool poisonable() const override { return true; }
   char* allocate(std::uint64_t num_bytes) override;
   bool extend(char* end, std::uint64_t num_bytes) override;
   void release(char* data, std::uint64_t num_bytes) noexcept override;

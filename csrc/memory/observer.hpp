@@ -17,7 +17,7 @@ enum class Action : std::uint8_t {
   kSegmentAllocate,
   kSegmentExtend,
   kSegmentRelease,
-  kPagesRelease,  // of a segment, which keeps their addresses
+  kPagesRelease,  // of a segment, which keeps their addresses, or ends if nothing else is left of it
   kPagesRestore,
   kOutOfMemory,  // `num_bytes` were asked for
   kListed,       // somebody looked at the pool's blocks: what was told before is in that list

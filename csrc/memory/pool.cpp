@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "core/fork.hpp"
+#include "memory/poison.hpp"
 #include "memory/thread_caches.hpp"
 
 namespace pyparallel::memory {
@@ -40,15 +41,10 @@ Pool::~Pool() {
     }
     if (streamed.has_last && !forked()) upstream_->destroy(streamed.last);
   }
-  if (forked()) {
+  if (forked())
     (void)upstream_.release();  // the parent's: neither its memory nor its device is ours to touch
-    return;
-  }
-  try {
-    upstream_->synchronize();   // a device may still work on what was freed
-  } catch (const CudaError&) {  // it has failed, or a stream captures: nothing better can be done
-  }
-  arena_.close();
+  else
+    arena_.close();
 }
 
 // Memory goes back after all work on it. Where there is no device any more, there is none to wait for.
@@ -89,6 +85,8 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
   if (block == nullptr) block = find_or_throw(rounded, num_bytes, id, stream);
   block->requested.store(num_bytes, std::memory_order_relaxed);
   block->site.store(site, std::memory_order_relaxed);
+  const std::uint64_t serial = observer ? observed_.fetch_add(1, std::memory_order_relaxed) + 1 : 0;
+  block->serial.store(serial, std::memory_order_relaxed);
   block->state.store(State::kLive, std::memory_order_release);
   live_.add(rounded);
   live_by_class_[class_of(rounded)].add(rounded);
@@ -98,6 +96,7 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     of_ended_threads_.allocated(rounded, num_bytes);
   }
+  allow(*upstream_, block->data, num_bytes);
   if (observer) observer->record({Action::kAllocate, block->data, num_bytes, stream, site});
   return block->data;
 }
@@ -140,6 +139,7 @@ void Pool::free(void* data) {
     observer->record({Action::kFreeRequested, data, requested, 0, observer->call_site()});
   ThreadCache* const cache = thread_cache();
   if (cache) cache->counters().freed(num_bytes, requested);
+  forbid(*upstream_, block->data, num_bytes);
   if (cache && block->users.empty() && cache->put(block, ThreadCache::capacity(arena_.reserved.value()))) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!cache) of_ended_threads_.freed(num_bytes, requested);
@@ -248,12 +248,12 @@ void Pool::tell(Action action, const void* data, std::uint64_t num_bytes, Stream
 }
 
 void Pool::out_of_memory(std::uint64_t num_bytes, Stream stream, const Shortage& shortage) {
-  tell(Action::kOutOfMemory, nullptr, num_bytes, stream);
+  Observer* const observer = observer_.load(std::memory_order_acquire);
+  if (observer) observer->record({Action::kOutOfMemory, nullptr, num_bytes, stream, observer->call_site()});
   std::ostringstream message;
   message << "out of " << upstream_->name() << " memory: " << num_bytes << " bytes asked for; " << shortage.live
           << " bytes are live, " << shortage.cached << " cached, the largest hole has " << shortage.largest_hole;
   if (arena_.limit != kUnlimited) message << "; the pool's limit is " << arena_.limit;
-  const Observer* const observer = observer_.load(std::memory_order_acquire);
   for (const auto& [bytes, site] : shortage.sites)
     message << "\n  " << bytes << " bytes live of " << (observer ? observer->describe(site) : "");
   throw OutOfMemoryError(num_bytes, shortage.cached, message.str());

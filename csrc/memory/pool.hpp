@@ -22,6 +22,7 @@
 
 #include "memory/arena.hpp"
 #include "memory/block_map.hpp"
+#include "memory/listing.hpp"
 #include "memory/observer.hpp"
 #include "memory/statistics.hpp"
 #include "memory/thread_cache.hpp"
@@ -54,11 +55,19 @@ class Pool {
   void* allocate(std::uint64_t num_bytes, Stream stream = 0);
   // The block is used by work on another stream than its own: free() waits for that work.
   void use(void* data, Stream stream);
+  // Likewise, and that work comes after all that is in the block's own stream now. Throws InvalidArgument where a
+  // stream takes no event: it is being captured, or gone.
+  void share(void* data, Stream stream);
   // Gives a block back in the order of its own stream; the caller enqueues no more work on it. Never synchronises.
   // Throws InvalidArgument for an address that is no live block's.
   void free(void* data);
   // The stream will be destroyed, and gets no more work: the last chance to order others after what it has.
   void end_stream(Stream stream);
+
+  // Bytes that the live block beginning there may use; 0 if there is none. Of one's own block it stays true.
+  std::uint64_t num_bytes(const void* data);
+  // The segment in which that block lies: its first address and bytes. Throws InvalidArgument if there is none.
+  std::pair<char*, std::uint64_t> segment(const void* data);
 
   // Returns segments without live blocks, and free pages of others, to the upstream, after waiting for all work; the
   // bytes returned. 0 while a stream captures.
@@ -67,11 +76,21 @@ class Pool {
   std::optional<SharedPlace> locate(const void* data);
   Statistics statistics();
   std::vector<StreamStatistics> stream_statistics();
+  // All memory and the blocks in it, by segment in order of allocation; tells the observer that it looked.
+  std::vector<ListedSegment> list();
   // Tells this observer of everything from now on, or nobody. The pool keeps all it ever had until it ends.
   void observe(std::shared_ptr<Observer> observer);
+  // The last that was not nobody.
+  std::shared_ptr<Observer> last_observer();
+  Observer* observer() const { return observer_.load(std::memory_order_acquire); }
+  // Number of allocations that were observed: the serial number of the latest.
+  std::uint64_t observed() const { return observed_.load(); }
   // Replaces the callback, or ends it with nullptr.
   void on_failure(std::shared_ptr<FailureCallback> callback);
+  // The most bytes it takes from the upstream from now on; what it has it keeps until trim().
+  void set_limit(std::uint64_t limit);
   std::uint64_t reserved() const { return arena_.reserved.value(); }
+  std::uint64_t live() const { return live_.value(); }
   const char* upstream_name() const { return upstream_->name(); }
   // Whether this is the copy in a forked child: it can be neither used nor freed to.
   bool forked() const;
@@ -128,6 +147,7 @@ class Pool {
   BlockMap blocks_;
   Gauge live_, live_by_class_[kClasses];
   std::atomic<Observer*> observer_{nullptr};  // the last of observers_
+  std::atomic<std::uint64_t> observed_{0};
   const std::shared_ptr<std::atomic<int>> ended_caches_ = std::make_shared<std::atomic<int>>(0);
 
   std::mutex mutex_;  // guards all below

@@ -31,6 +31,8 @@ class Upstream {
  public:
   virtual ~Upstream() = default;
   virtual const char* name() const = 0;
+  // Whether its addresses are the host's, which AddressSanitizer can watch.
+  virtual bool poisonable() const { return false; }
   virtual std::uint64_t granularity() const = 0;  // of a page: sizes are multiples of this many bytes
 
   // Memory aligned to kAlignment, or nullptr if there is none. The caller owns it. May synchronise.

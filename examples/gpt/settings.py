@@ -38,6 +38,7 @@ class Settings:
     width: int
     context: int
     batch: int
+    read_ahead: int
     precision: str
     threads: int | None
     steps: int
@@ -111,6 +112,9 @@ def _add_model(model: typing.Any) -> None:
 
 def _add_training(training: typing.Any) -> None:
     training.add_argument("--batch", type=_count, default=8, help="sequences per rank and step")
+    training.add_argument(
+        "--read-ahead", type=_whole, default=2, help="batches drawn ahead of the step; 0 for none"
+    )
     training.add_argument("--steps", type=_count, default=1600, help="steps of the whole training")
     training.add_argument("--stop-at", type=_count, help="stop early at this step, to resume later")
     training.add_argument("--learning-rate", type=_positive, default=4e-3, help="largest rate")
@@ -136,6 +140,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, but is {number}")
+    return number
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must not be negative, but is {number}")
     return number
 
 

@@ -4,7 +4,7 @@ Shapes: B sequences in the batch, T positions (the context).
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -63,6 +63,13 @@ class Text:
         starts = torch.randint(last_start + 1, (size, 1), generator=generator)
         windows = self.training[starts + torch.arange(self.context + 1)]
         return windows[:, :-1], windows[:, 1:]
+
+    def training_batches(
+        self, steps: Iterable[int], *, size: int, rank: int, seed: int
+    ) -> Iterator[Batch]:
+        """Yields the batches of some steps."""
+        for step in steps:
+            yield self.training_batch(size=size, step=step, rank=rank, seed=seed)
 
     def validation_batches(
         self, *, most_sequences: int, rank: int, world_size: int

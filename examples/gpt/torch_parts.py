@@ -1,20 +1,31 @@
 """The baseline: torch's own parts under the names that pyparallel gives its own.
 
 `init`, `DataParallel` and `optim.AdamW` stand for init_process_group with Gloo (NCCL on GPUs),
-DistributedDataParallel and the fused AdamW, so that one training script runs on either.
+DistributedDataParallel and the fused AdamW, so that one training script runs on either;
+`data.Prefetcher` stands for a plain loop.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import os
 import types
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 optim = types.SimpleNamespace(AdamW=functools.partial(torch.optim.AdamW, fused=True))
+
+
+def _plain_loop(loader: Any, device: torch.device, *, depth: int) -> Any:
+    """Reads nothing ahead: torch does that only for a Dataset, in other processes."""
+    return contextlib.nullcontext(loader)
+
+
+data = types.SimpleNamespace(Prefetcher=_plain_loop)
 
 
 class _Done:

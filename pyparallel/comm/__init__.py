@@ -1,5 +1,6 @@
 """Communicators: collectives behind one protocol, over shared memory or torch's process groups."""
 
+from pyparallel.comm.ahead import ahead_of
 from pyparallel.comm.communicator import Algorithm, Communicator, Op, Premultiplied, Reduction, Work
 from pyparallel.comm.hierarchical import HierarchicalCommunicator
 from pyparallel.comm.nccl import NcclCommunicator
@@ -20,6 +21,7 @@ __all__ = [
     "ShmCommunicator",
     "SoloCommunicator",
     "Work",
+    "ahead_of",
     "of_group",
     "of_mesh",
 ]

@@ -67,7 +67,8 @@ class Communicator(Protocol):
     Operations run one after the other in the order of their issue, on which the ranks agree without
     asking: a rank that took a later one first would wait for peers that have not issued it, and may
     not before an earlier one is through. So what is needed first is issued first: gradient buckets
-    as backward fills them, gathers of parameters in the order in which forward uses them.
+    as backward fills them, gathers of parameters in the order in which forward uses them. What is
+    to overtake others has a communicator of its own: see pyparallel.comm.ahead_of.
     """
 
     rank: int

@@ -181,6 +181,10 @@ class ShmCommunicator:
             self.parts.add(part)
         return part
 
+    def go_before(self, other: ShmCommunicator) -> None:
+        """Lets this one's collectives overtake the other's; see pyparallel.comm.ahead_of."""
+        self._native.go_before(other._native)
+
     def flight_record(self) -> Record:
         """The last operations of every rank and whom each waits for; see pyparallel.comm.flight."""
         return flight.record(self._native, rank=self.rank, world_size=self.world_size)

@@ -2,79 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
 
 from pyparallel._native import core
-
-
-@dataclass(frozen=True)
-class Block:
-    """Memory of a pool, until it is freed.
-
-    Attributes:
-        ptr: first address, a multiple of 512.
-        num_bytes: bytes asked for.
-    """
-
-    ptr: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """What a pool has done and holds; sizes in bytes.
-
-    Attributes:
-        live: with the caller, each block rounded up to a multiple of 512.
-        live_peak: the most there was at once.
-        requested: of the live bytes, those asked for.
-        reserved: held from the upstream.
-        reserved_peak: the most there was at once.
-        pending: freed, but work of other streams may still use it.
-        largest_hole: the largest free block; blocks in the threads' caches do not count.
-        segments: upstream allocations held.
-        allocations: number of allocate() calls that succeeded.
-        frees: number of free() calls that succeeded.
-        upstream_allocations: number of times the pool grew.
-        upstream_releases: number of segments given back.
-        cross_stream_reuses: number of blocks that changed their stream.
-        events: number of events recorded.
-    """
-
-    live: int
-    live_peak: int
-    requested: int
-    reserved: int
-    reserved_peak: int
-    pending: int
-    largest_hole: int
-    segments: int
-    allocations: int
-    frees: int
-    upstream_allocations: int
-    upstream_releases: int
-    cross_stream_reuses: int
-    events: int
+from pyparallel.memory import dlpack
+from pyparallel.memory.block import Block
+from pyparallel.memory.recording import Recording
+from pyparallel.memory.statistics import Statistics, StreamStatistics
 
 
 class MemoryPool:
-    """A caching allocator for any thread; equal calls on several ranks give equal offsets."""
+    """A caching allocator for any thread; equal calls on several ranks give equal offsets.
 
-    def __init__(self, upstream: str = "host", *, limit: int | None = None) -> None:
+    Attributes:
+        upstream: where its memory comes from.
+        limit: the most bytes it takes from there; None: no limit.
+        device: index of the CUDA device whose memory it is; -1: memory of the host.
+        native: the core's pool.
+    """
+
+    def __init__(
+        self,
+        upstream: str = "host",
+        *,
+        device: int = 0,
+        limit: int | None = None,
+        for_graph: bool = False,
+    ) -> None:
         """Takes nothing until the first allocation.
 
         Args:
-            upstream: where memory comes from: "host", ordinary memory.
+            upstream: where memory comes from: "host", ordinary memory; "shared", memory that other
+                processes of the host can map; "pinned", memory that devices copy from and to;
+                "cuda", of cudaMalloc; "cuda-vmm", pages mapped into one range of addresses, which
+                grows in place and gives back single pages.
+            device: index of the CUDA device; of pinned memory, the one whose streams copy.
             limit: the most bytes to take from there; default: no limit.
+            for_graph: keep all memory until the pool ends, because a captured graph uses it at
+                every launch. Make one such pool per graph, and keep it as long as the graph.
 
         Raises:
-            ValueError: an unknown upstream, or a negative limit.
+            ValueError: an unknown upstream, one that this build lacks, or a negative number.
         """
         if limit is not None and limit < 0:
             raise ValueError(f"limit: {limit} bytes are negative")
+        if device < 0:
+            raise ValueError(f"device: {device} is negative")
         self.upstream = upstream
         self.limit = limit
-        self._native = core.Pool(upstream, limit)
+        self.device = device if upstream.startswith("cuda") else -1
+        self.native = core.Pool(upstream, device, limit, for_graph)
+
+    @classmethod
+    def of_native(cls, native: core.Pool, upstream: str, *, device: int) -> MemoryPool:
+        """Wraps a pool that the core has made."""
+        pool = cls.__new__(cls)
+        pool.upstream, pool.limit, pool.device, pool.native = upstream, None, device, native
+        return pool
 
     def allocate(self, num_bytes: int, *, stream: int = 0) -> Block:
         """A block whose values are undefined, to be used in the order of a stream.
@@ -91,7 +78,7 @@ class MemoryPool:
         """
         if not 0 <= num_bytes < 1 << 63:
             raise ValueError(f"allocate: {num_bytes} is no number of bytes")
-        return Block(self._native.allocate(num_bytes, stream), num_bytes)
+        return Block(self.native.allocate(num_bytes, stream), num_bytes, stream, self)
 
     def free(self, block: Block, *, stream: int | None = None) -> None:
         """Gives a block back. Never synchronises.
@@ -103,20 +90,108 @@ class MemoryPool:
         Raises:
             ValueError: a block that was freed already, or of another pool.
         """
+        if block.pool is not self:
+            raise ValueError(f"free: {block.ptr:#x} is no live block of this pool, but of another")
+        if block.freed:
+            raise ValueError(f"free: {block.ptr:#x} is no live block of this pool: freed before")
         if stream is not None:
-            self._native.use(block.ptr, stream)
-        self._native.free(block.ptr)
+            self.native.use(block.ptr, stream)
+        self.native.free(block.ptr)
+        block.freed = True
+
+    def tensor(self, *shape: int, dtype: torch.dtype = torch.float32, stream: int = 0) -> Tensor:
+        """A contiguous tensor of the pool's memory, whose block is freed with its last view.
+
+        Values are undefined. Work on it belongs in the order of `stream`; whoever uses it on
+        another one calls :meth:`use`, because torch's record_stream does not reach a pool that
+        torch does not know.
+
+        Args:
+            shape: sizes, none negative.
+            dtype: any.
+            stream: handle of the stream in whose order the block is used, and freed.
+
+        Raises:
+            OutOfMemoryError: as allocate().
+            ValueError: a negative size.
+        """
+        return dlpack.tensor(self, shape, dtype, stream)
+
+    def use(self, memory: Block | Tensor, *, stream: int) -> None:
+        """Work of another stream uses a block, or a tensor that begins with it: free() waits.
+
+        Raises:
+            ValueError: no live block of this pool begins there.
+        """
+        self.native.use(memory.ptr if isinstance(memory, Block) else memory.data_ptr(), stream)
+
+    def end_stream(self, stream: int) -> None:
+        """Says that a stream will be destroyed: its free blocks can still be ordered after it.
+
+        Args:
+            stream: its handle, which is valid for the last time.
+        """
+        self.native.end_stream(stream)
+
+    def locate(self, block: Block) -> tuple[int, int] | None:
+        """Where a block lies for other processes of this host.
+
+        Returns:
+            The file descriptor of the memory in this process, and the offset in bytes; None where
+            memory cannot be shared.
+        """
+        return self.native.locate(block.ptr)
+
+    def on_failure(self, function: Callable[[int], bool] | None) -> None:
+        """Has a function called when memory is short, with the bytes asked for, before it fails.
+
+        It may free blocks, and returns whether to look again. It is called without a lock, on the
+        thread that allocates; None ends it.
+        """
+        self.native.on_failure(function)
 
     def trim(self) -> int:
-        """Gives segments without live blocks back to the upstream.
+        """Gives segments without live blocks, and free pages, back to the upstream.
 
-        Waits for work on freed blocks.
+        Waits for all work of the device. Does nothing while one of the pool's streams is captured
+        into a graph, or in a pool for a graph.
 
         Returns:
             The bytes given back.
         """
-        return self._native.trim()
+        return self.native.trim()
+
+    def __repr__(self) -> str:
+        where = "" if self.device < 0 else f" of device {self.device}"
+        return f"<MemoryPool of {self.upstream} memory{where}>"
 
     def statistics(self) -> Statistics:
         """What the pool has done and holds."""
-        return Statistics(**self._native.statistics())
+        return Statistics.of_native(self.native.statistics())
+
+    def stream_statistics(self) -> list[StreamStatistics]:
+        """The same by stream."""
+        return [StreamStatistics(**numbers) for numbers in self.native.stream_statistics()]
+
+    def record(
+        self, *, history: bool = True, max_events: int = 1 << 16, frames: int = 8
+    ) -> Recording:
+        """Watches the pool from now on, until the recording is closed or another begins.
+
+        Live blocks then know their call site, and `snapshot` has the latest events. Costs nothing
+        before, and afterwards as little. A pool keeps the memory of its recordings until it ends.
+
+        Args:
+            history: keep events; otherwise only call sites are taken.
+            max_events: the least number of events kept, in 64 bytes each; older ones are
+                overwritten, and counted.
+            frames: of a call site, from the innermost outwards; at most 60. 0: no call sites.
+                They are taken only from threads that run Python at that moment.
+
+        Returns:
+            What ends it: a context manager, with `close()`.
+
+        Raises:
+            ValueError: a number of events or frames that cannot be kept.
+        """
+        return Recording(self.native, max_events=max_events if history else 0, frames=frames)

@@ -91,11 +91,18 @@ def smallest_device(
         ValueError: as `replay`.
     """
     free = replay(trace, policy, progress=progress)
-    # Pages in which the trace does not fit, and in which it does.
+
+    def fits(pages: int) -> bool:
+        return replay(trace, policy, device=pages * _PAGE, progress=progress).fits
+
+    # Pages in which the trace does not fit, and in which it does. With a limit a policy may grow
+    # in other steps than without, and need more.
     low, high = -(-free.peak_live // _PAGE) - 1, -(-free.peak_reserved // _PAGE)
+    while not fits(high):
+        low, high = high, high + high // 16 + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if replay(trace, policy, device=middle * _PAGE, progress=progress).fits:
+        if fits(middle):
             high = middle
         else:
             low = middle

@@ -65,6 +65,14 @@ def site_of(frames: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(f"{frame['filename']}:{frame['line']}:{frame['name']}" for frame in frames)
 
 
+def readable(num_bytes: int) -> str:
+    """Bytes in the unit that one reads best."""
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if num_bytes >= 1 << shift:
+            return f"{num_bytes / (1 << shift):.2f} {unit}"
+    return f"{num_bytes} B"
+
+
 def summarize(snapshot: Mapping[str, Any], *, device: int | None = None) -> Summary:
     """Counts a snapshot's blocks.
 

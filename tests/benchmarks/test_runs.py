@@ -32,6 +32,18 @@ RUNS = {
         f"--ranks 2 {SMALL_GPT}",
         ["GPT of 0.0 M parameters, 2 ranks, 2x8 tokens each: step minus bare forward+backward"],
     ),
+    "prefetch": (
+        "--steps 2 --kibibytes 1 --load-ms 0.5 --step-ms 0.2",
+        [
+            f"a loader of 0.5 ms {how}, a step of 0.2 ms: added to a step"
+            for how in (
+                "asleep",
+                "without the GIL",
+                "holding the GIL",
+                "holding the GIL, ours over a DataLoader",
+            )
+        ],
+    ),
 }
 # The rest of those on several ranks run in ranks that start faster than torchrun's.
 IN_RANKS = {
@@ -71,7 +83,7 @@ IN_RANKS = {
 }
 WITH_TARGET = ["all_reduce_small"]  # the only one that runs here at the size of its claim
 WITH_COPY = [*(name for name in NAMES if name.startswith(("ada", "sgd"))), "all_reduce"]
-OF_DIFFERENCES = ["train_step", "ddp_step"]  # of almost equal times
+OF_DIFFERENCES = ["train_step", "ddp_step", "prefetch"]  # of almost equal times
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,14 @@ import torch
 
 import pyparallel
 from pyparallel.errors import PeerFailedError
-from ranks import errors_of_ranks, run_ranks
+from ranks import errors_of_ranks, meet, run_ranks
 
 WAITS = ("all_reduce", "large", "recv", "send", "barrier", "later")
 
 
 def wait_for_the_aborted(wait: str) -> float:
     c = pyparallel.init().communicator
-    c.barrier().wait()
+    meet("joined")
     if c.rank == 1:
         time.sleep(0.2)
         aborted = time.monotonic()
@@ -57,6 +57,7 @@ def test_an_abort_reaches_all_who_wait(wait: str) -> None:
 
 def abort_at_length() -> str:
     c = pyparallel.init().communicator
+    meet("joined")
     if c.rank == 1:
         c.abort("ä" * 2000)
     with pytest.raises(PeerFailedError) as caught:
@@ -70,7 +71,7 @@ def test_a_long_cause_is_cut_between_two_characters() -> None:
 
 def abort_together() -> int:
     c = pyparallel.init().communicator
-    c.barrier().wait()
+    meet("joined")
     if c.rank in (1, 2):
         c.abort(f"rank {c.rank} has had enough")
     try:
@@ -90,18 +91,20 @@ def test_all_survivors_name_the_same_one_of_two() -> None:
 def raise_uncaught() -> float:
     """As the interpreter does it: the hook, then the exit functions."""
     c = pyparallel.init().communicator
+    meet("joined")
     if c.rank == 1:
         try:
             raise ValueError("bad batch")
         except ValueError:
             sys.excepthook(*sys.exc_info())
-            time.sleep(0.2)
+        meet("told")
         return time.monotonic()
     with pytest.raises(PeerFailedError) as caught:
         c.all_reduce(torch.ones(10)).wait()
     assert caught.value.rank == 1
     assert caught.value.cause.startswith("ValueError: bad batch (test_abort.py:")
     assert caught.value.cause.endswith("in raise_uncaught)")
+    meet("told")
     return time.monotonic()
 
 
@@ -111,6 +114,7 @@ def test_an_uncaught_exception_is_told() -> None:
 
 def raise_in_the_block(kind: str) -> None:
     with pyparallel.init() as context:
+        meet("joined")
         if context.rank == 1:
             if kind == "exit":
                 raise SystemExit(3)

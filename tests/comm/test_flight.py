@@ -13,7 +13,7 @@ import torch
 import pyparallel
 from pyparallel.comm import ShmCommunicator, flight
 from pyparallel.errors import CollectiveTimeoutError, PeerLostError
-from ranks import Job, run_ranks, tell_test
+from ranks import Job, meet, run_ranks, tell_test
 
 
 def communicator(timeout_seconds: float = 30) -> ShmCommunicator:
@@ -63,7 +63,8 @@ def test_the_last_operations_of_all_ranks_are_known_to_each() -> None:
 
 
 def wait_in_a_circle() -> tuple[str, dict[str, Any]]:
-    c = communicator(timeout_seconds=1 if pyparallel_rank() == 0 else 3)
+    meet("started")
+    c = communicator(timeout_seconds=2 if pyparallel_rank() == 0 else 4)
     with pytest.raises((CollectiveTimeoutError, PeerLostError)) as caught:
         c.recv(torch.ones(3), (c.rank + 1) % 3, tag=c.rank).wait()
     return str(caught.value), c.flight_record()
@@ -90,20 +91,22 @@ def test_a_deadline_names_the_circle_and_leaves_one_file_per_rank(tmp_path: Path
 
 
 def silent() -> str:
-    c = communicator(timeout_seconds=0.5)
+    meet("started")
+    c = communicator(timeout_seconds=2)
     c.barrier().wait()
     if c.rank == 1:
         tell_test("waiting elsewhere")
         time.sleep(60)
     with pytest.raises((CollectiveTimeoutError, PeerLostError)) as caught:
         c.all_reduce(torch.ones(9)).wait()
+    tell_test("the deadline is over")
     return str(caught.value)
 
 
 def test_who_is_elsewhere_is_named(tmp_path: Path) -> None:
     with Job(2, silent, environment={flight.DIRECTORY_VARIABLE: str(tmp_path)}) as job:
         job.receive(1)
-        time.sleep(1.2)
+        job.receive(0)
         job.kill(1)
         outcomes = job.outcomes()
     text = outcomes[0].value

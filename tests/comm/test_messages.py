@@ -13,7 +13,7 @@ import torch
 import pyparallel
 from pyparallel.comm import ShmCommunicator
 from pyparallel.errors import CollectiveMismatchError, CollectiveTimeoutError, PeerLostError
-from ranks import Job, errors_of_ranks, run_ranks, tell_test
+from ranks import Job, errors_of_ranks, meet, run_ranks, tell_test
 
 # Around the inbox's slot (4 KiB), the chunk and the bounce buffer (128 and 256 KiB), in bytes.
 SIZES = (0, 1, 7, 4096, 4097, 128 << 10, (128 << 10) + 3, 256 << 10, 700_001)
@@ -220,17 +220,19 @@ def test_sides_that_disagree_are_both_told_both(size: int, odd: str) -> None:
 
 
 def wait_in_vain() -> None:
-    context = pyparallel.init(timeout_seconds=1)
-    if context.rank == 0:
-        context.communicator.recv(torch.ones(5), 1, tag=8).wait()
-    else:
-        time.sleep(2)
+    meet("started")
+    context = pyparallel.init(timeout_seconds=2)
+    try:
+        if context.rank == 0:
+            context.communicator.recv(torch.ones(5), 1, tag=8).wait()
+    finally:
+        meet("over")
 
 
 def test_a_silent_sender_is_named_at_the_deadline() -> None:
     error = errors_of_ranks(2, wait_in_vain)[0]
     assert isinstance(error, CollectiveTimeoutError)
-    assert "1000 ms in recv(5 x float32, from rank 1, tag 8)" in str(error)
+    assert "2000 ms in recv(5 x float32, from rank 1, tag 8)" in str(error)
 
 
 def messages_forever(size: int) -> None:
@@ -263,11 +265,13 @@ def test_a_killed_rank_is_named_by_those_it_did_not_talk_to(size: int, seed: int
 
 def send_and_leave() -> float:
     c = communicator()
+    meet("joined")
     if c.rank == 0:
         c.send(torch.full((9,), 4.0), 1).wait()
         c.close()
+    meet("left")
+    if c.rank == 0:
         return 4.0
-    time.sleep(0.5)
     tensor = torch.zeros(9)
     c.recv(tensor, 0).wait()
     with pytest.raises(PeerLostError, match=r"rank 0 .* left"):

@@ -18,7 +18,7 @@ from native_nccl import NativeCommunicator
 from pyparallel import _native
 from pyparallel.comm import NcclCommunicator, Premultiplied, _nccl_library
 from pyparallel.errors import NcclError, PeerFailedError, PeerLostError
-from ranks import Job, run_ranks, tell_test
+from ranks import Job, meet, run_ranks, tell_test
 
 CPU = torch.device("cpu", 0)
 BYTE = _native.core.DTYPES["uint8"]
@@ -190,7 +190,7 @@ def joined() -> NcclCommunicator:
 
 
 def soon(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     return condition()
@@ -226,7 +226,9 @@ def fail_or_wait(how: str) -> tuple[BaseException | None, int]:
     store = communicator._members.store
     if communicator.rank != 1:
         store.add("joined", 1)
-        return error_after(communicator)
+        found = error_after(communicator)
+        meet("over")
+        return found
     assert soon(lambda: store.add("joined", 0) == 2)
     if how == "abort":
         native(communicator).doing_now = "broadcast(7 x float32)"
@@ -237,7 +239,7 @@ def fail_or_wait(how: str) -> tuple[BaseException | None, int]:
         native(communicator).error = NcclError("unhandled system error", 2)
         with pytest.raises(NcclError):
             communicator.barrier()
-    time.sleep(1)
+    meet("over")
     return None, 0
 
 
@@ -257,6 +259,7 @@ def test_what_a_rank_failed_with_is_raised_on_the_others(
 
 def leave_first() -> list[int]:
     communicator = joined()
+    meet("joined")
     if communicator.rank == 2:
         communicator.close()
         return []

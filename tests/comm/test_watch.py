@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from pyparallel.comm.watch import Failure, FailureWatch
 from pyparallel.errors import CollectiveTimeoutError, PeerFailedError, PeerLostError
-from ranks import Job, errors_of_ranks, run_ranks, tell_test
+from ranks import Job, errors_of_ranks, meet, run_ranks, tell_test
 
 Seen = tuple[Failure | None, int, list[int]]
 
@@ -72,6 +72,7 @@ def test_a_killed_rank_is_named_on_all_others(world_size: int, seed: int) -> Non
 
 def fail_on_one(victim: int) -> Seen:
     rank = Rank()
+    meet("watching")
     if rank.rank != victim:
         return rank.wait()
     failed = time.monotonic_ns()
@@ -98,7 +99,9 @@ def test_a_failed_rank_gives_its_operation_and_cause_to_all(seed: int) -> None:
 
 def leave_one_after_the_other() -> tuple[list[int], int]:
     rank = Rank()
-    time.sleep(0.3 * rank.rank)
+    meet("watching")
+    while len(rank.left) < rank.rank:
+        time.sleep(0.01)
     rank.watch.close()
     rank.watch.close()
     return sorted(rank.left), len(rank.seen)
@@ -110,6 +113,7 @@ def test_leaving_is_no_failure_and_is_told() -> None:
 
 def die_after_another_left() -> Seen:
     rank = Rank()
+    meet("watching")
     if rank.rank == 1:
         rank.watch.close()
         return None, 0, []

@@ -73,3 +73,6 @@ def test_a_batch_is_a_function_of_seed_rank_and_step_and_never_sees_held_out_tex
     assert int(targets.max()) < 1800
     for change in ({"seed": 6}, {"rank": 0}, {"step": 4}):
         assert not torch.equal(tokens, batch(**change)[0]), change
+    several = text.training_batches(range(2, 5), size=64, rank=1, seed=5)
+    for step, one in enumerate(several, 2):
+        assert torch.equal(one[0], batch(step=step)[0]), f"step {step}"

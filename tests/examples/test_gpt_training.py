@@ -132,6 +132,7 @@ def test_smoothing_keeps_a_straight_line_and_evens_out_noise_to_the_end():
     ("arguments", "sentence"),
     [
         ("--steps 0", "must be at least 1, but is 0"),
+        ("--read-ahead -1", "must not be negative, but is -1"),
         ("--learning-rate nan", "must be positive and finite, but is nan"),
         ("--width 32 --heads 5", "width is 32 and heads 5"),
         ("--baseline --compare", "not allowed with"),

@@ -83,14 +83,16 @@ def test_a_run_prints_loss_speed_parts_and_sample_once(whole_run):
     printed = whole_run[0].stdout
     for words in ("tokens/s", "forward+backward", "waiting", "step 6/6", "a sample of 20"):
         assert printed.count(words) >= 1, f"{words!r} is missing in:\n{printed}"
+    assert printed.count("input: ") == 1, "whether the loop is input bound"
     assert printed.count("validation loss") == 3, "two validations and the result, from one rank"
     assert log_of(whole_run[1])["sample"] in printed
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(whole_run, tmp_path):
-    first = train("--out", tmp_path, "--stop-at", 3)
+    """However far either reads ahead."""
+    first = train("--out", tmp_path, "--stop-at", 3, "--read-ahead", 0)
     assert log_of(tmp_path)["losses"] == log_of(whole_run[1])["losses"][:3], first.stderr
-    second = train("--out", tmp_path, "--resume")
+    second = train("--out", tmp_path, "--resume", "--read-ahead", 3)
     assert second.returncode == 0, second.stderr
     resumed, whole = log_of(tmp_path), log_of(whole_run[1])
     assert resumed["losses"] == whole["losses"]

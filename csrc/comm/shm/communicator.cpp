@@ -39,6 +39,7 @@ Communicator::Communicator(std::shared_ptr<SharedSegment> control, int rank, con
       liveness_(control_, rank, processes),
       segments_(std::make_shared<SegmentTable>(segment_, rank)),
       peer_memory_(control_, processes),
+      reader_(processes),
       incoming_(processes.size()),
       buffers_(processes.size()),
       factors_(processes.size()) {
@@ -59,12 +60,14 @@ std::shared_ptr<SharedSegment> Communicator::create_control(int world_size) {
   return segment;
 }
 
-void Communicator::join(const Patience& patience) {
+void Communicator::join(const Patience& patience, bool reads_peers) {
+  PeerReader::admit_peers(control_.rank(rank_));
   publish(control_.rank(rank_).joined, 1);
   patience_ = &patience;
   current_ = nullptr;
   deadline_ = now_ns() + timeout_ns_;
   await_all(&RankBlock::joined, 1);
+  if (reads_peers) reader_.probe(control_);
 }
 
 void Communicator::leave() { control_.rank(rank_).closed.store(1, std::memory_order_release); }
@@ -109,6 +112,24 @@ void Communicator::complete(const Collective& c, const Patience& patience, std::
   await_all(&RankBlock::posted, sequence_);
   check_same_operation(control_, sequence_, rank_);
   peer_memory_.sweep();
+  for (const auto& precedence : precedence_) precedence->begin();
+  try {
+    run(c);
+  } catch (...) {
+    for (const auto& precedence : precedence_) precedence->end();
+    throw;
+  }
+  for (const auto& precedence : precedence_) precedence->end();
+}
+
+void Communicator::go_before(Communicator& other) {
+  if (!other.yields_to_) other.yields_to_ = std::make_shared<Precedence>();
+  precedence_ = other.precedence_;
+  precedence_.push_back(other.yields_to_);
+  other.ahead_.store(other.yields_to_.get(), std::memory_order_release);
+}
+
+void Communicator::run(const Collective& c) {
   if (c.algorithm == Algorithm::kRing) return ring(c);
   switch (c.kind) {
     case Kind::kAllReduce:
@@ -130,6 +151,7 @@ void Communicator::complete(const Collective& c, const Patience& patience, std::
 
 void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
   Flag& awaited = control_.rank(r).*flag;
+  give_way();
   if (reached(awaited, target)) return;
   const std::int64_t start = now_ns();
   const std::string doing = current_ ? describe(*current_) : "init()";
@@ -138,7 +160,12 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
     const bool left = control_.rank(r).closed.load(std::memory_order_acquire) != 0;
     if (reached(awaited, target)) break;
     if (flight_ != 0) flights().wait_for(Lane::kCollectives, flight_, r);
-    liveness_.check(left ? r : rank_, doing);
+    try {
+      liveness_.check(left ? r : rank_, doing);
+    } catch (...) {
+      if (reached(awaited, target)) break;  // it came just before somebody failed: that is for the next operation
+      throw;
+    }
     if (abandoned_.load() || (patience_->interrupted && patience_->interrupted()))
       throw Interrupted("rank " + std::to_string(rank_) + " was interrupted in " + doing);
     if (now_ns() > deadline_)

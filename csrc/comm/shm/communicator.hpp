@@ -13,7 +13,9 @@
 
 #include "comm/shm/collective.hpp"
 #include "comm/shm/control.hpp"
+#include "comm/shm/peer_reader.hpp"
 #include "comm/shm/peers.hpp"
+#include "comm/shm/precedence.hpp"
 #include "core/shared_segment.hpp"
 
 namespace pyparallel::shm {
@@ -42,10 +44,15 @@ class Communicator {
   Communicator(std::shared_ptr<SharedSegment> control, int rank, const std::vector<int>& processes,
                double timeout_seconds);
 
-  // Says that this rank is here and waits until all are.
-  void join(const Patience& patience);
+  // Says that this rank is here and waits until all are. `reads_peers`: whether messages may be read straight out of
+  // the sender's memory.
+  void join(const Patience& patience, bool reads_peers = true);
   // Says that this rank leaves in good order: a peer that waits for it from now on gets PeerLostError at once.
   void leave();
+  // The collectives of this communicator, which has had none yet, go before the other's and before all that the other
+  // goes before. They must run in the background on every rank: the other's wait for them.
+  void go_before(Communicator& other);
+  bool goes_first() const { return !precedence_.empty(); }
   // Ends a complete() that waits in another thread with Interrupted.
   void abandon() { abandoned_.store(true); }
 
@@ -71,6 +78,7 @@ class Communicator {
   ControlBlock& control() { return control_; }
   Liveness& liveness() { return liveness_; }
   const std::vector<int>& processes() const { return processes_; }
+  PeerReader& reader() { return reader_; }
   FlightLog& flights() { return control_.rank(rank_).flights; }
   std::uint64_t log_flight(const Collective& c, std::uint32_t sequence) {
     return flights().submit(static_cast<std::uint8_t>(c.kind), c.dtype, c.count, c.root, sequence);
@@ -81,6 +89,10 @@ class Communicator {
   std::int64_t waited_ns() const { return waited_ns_; }  // spent waiting for peers so far
 
  private:
+  void run(const Collective& c);
+  void give_way() const {
+    if (const Precedence* const ahead = ahead_.load(std::memory_order_acquire)) ahead->give_way();
+  }
   void await(Flag RankBlock::* flag, int rank, std::uint32_t target);
   void await_all(Flag RankBlock::* flag, std::uint32_t target);
   const Operation& operation(int r) { return control_.rank(r).operations[sequence_ & 1]; }
@@ -125,15 +137,20 @@ class Communicator {
   Liveness liveness_;
   std::shared_ptr<SegmentTable> segments_;
   PeerMemory peer_memory_;
+  PeerReader reader_;
 
   std::uint32_t sequence_ = 0;  // operations posted
   std::uint32_t piece_ = 0;     // pieces exchanged, the same number on all ranks
   std::uint32_t finished_ = 0;  // operations on shared buffers
   std::int64_t waited_ns_ = 0;
-  const Patience* patience_ = nullptr;   // of the collective being completed
-  const Collective* current_ = nullptr;  // likewise
-  std::int64_t deadline_ = 0;            // likewise
-  std::uint64_t flight_ = 0;             // likewise
+  std::vector<std::shared_ptr<Precedence>>
+      precedence_;                                 // over other communicators, begun and ended with each collective
+  std::shared_ptr<Precedence> yields_to_;          // what goes before this one
+  std::atomic<const Precedence*> ahead_{nullptr};  // likewise, once there is something
+  const Patience* patience_ = nullptr;             // of the collective being completed
+  const Collective* current_ = nullptr;            // likewise
+  std::int64_t deadline_ = 0;                      // likewise
+  std::uint64_t flight_ = 0;                       // likewise
   std::atomic<bool> abandoned_{false};
   // What a rank gives this one in a move; without a source it comes through the bounce buffer.
   struct Parcel {

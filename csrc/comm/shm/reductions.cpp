@@ -9,15 +9,22 @@
 
 namespace pyparallel::shm {
 
-// Combines buffers_, one source per rank.
+// Combines buffers_, one source per rank. Where another communicator goes first, in steps between which it can.
 void Communicator::combine_sources(char* const* targets, int target_count, std::uint64_t bytes, const Collective& c) {
   Combination combination{c.reduction, world_size_};
   if (c.reduction == Reduction::kPremultiplied) {
     for (int r = 0; r < world_size_; ++r) factors_[r] = operation(r).factor;
     combination.factors = factors_.data();
   }
-  combine(targets, target_count, buffers_.data(), world_size_, static_cast<std::int64_t>(bytes / item_size(c.dtype)),
-          c.dtype, combination);
+  const std::uint64_t step = ahead_.load(std::memory_order_acquire) ? kPieceBytes : std::max<std::uint64_t>(bytes, 1);
+  std::vector<char*> places(targets, targets + target_count);
+  for (std::uint64_t at = 0; at < bytes; at += step) {
+    give_way();
+    combine(places.data(), target_count, buffers_.data(), world_size_,
+            static_cast<std::int64_t>(std::min(step, bytes - at) / item_size(c.dtype)), c.dtype, combination);
+    for (char*& place : places) place += step;
+    for (char*& buffer : buffers_) buffer += step;
+  }
 }
 
 void Communicator::all_reduce(const Collective& c) {

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import Store
 
 from pyparallel.comm.hierarchical.hosts import Hosts
+from pyparallel.comm.hierarchical.mesh import connect_mesh
 from pyparallel.errors import CollectiveMismatchError, CollectiveTimeoutError, PeerLostError
 
 _ProcessGroupGloo: Any = dist.ProcessGroupGloo  # torch's stubs know it in part
@@ -47,7 +48,14 @@ class Between:
         options._threads = 1
         world_size = len(self._hosts.host_of)
         try:
-            self._group = _ProcessGroupGloo(store, self._rank, world_size, options)
+            self._group = connect_mesh(
+                lambda part: _ProcessGroupGloo(part, self._rank, world_size, options),
+                store,
+                rank=self._rank,
+                world_size=world_size,
+                timeout_seconds=self.timeout_seconds + _LATER_SECONDS,
+                stopped=lambda: self._closed,
+            )
         except RuntimeError as error:
             raise CollectiveTimeoutError(
                 f"rank {self._rank} waited {self.timeout_seconds:g} s for the ranks of other hosts "
@@ -107,9 +115,11 @@ class Between:
 
     def close(self) -> None:
         """Closes the connections: nothing will come any more, and all waits end with an error."""
-        if self._closed or self._group is None:
+        if self._closed:
             return
         self._closed = True
+        if self._group is None:
+            return
         # Gloo has no call for it, but closes connections on which a wait has timed out.
         with suppress(RuntimeError):
             nothing = self._group.recv_anysource([torch.empty(1, dtype=torch.uint8)], _UNUSED_TAG)

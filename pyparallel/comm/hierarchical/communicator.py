@@ -40,6 +40,7 @@ class HierarchicalCommunicator:
 
     Attributes:
         parts: the communicators that split() has made of it and that are in use.
+        own: the communicator of this host's ranks.
     """
 
     def __init__(self, layout: Layout, failures: Failures, split: Split) -> None:
@@ -47,6 +48,7 @@ class HierarchicalCommunicator:
         self.rank = layout.rank
         self.world_size = len(layout.hosts.host_of)
         self.parts: weakref.WeakSet[Communicator] = weakref.WeakSet()
+        self.own = layout.own
         self._layout = layout
         self._failures = failures
         self._split = split

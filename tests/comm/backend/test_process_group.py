@@ -17,7 +17,7 @@ from torch import nn
 import pyparallel
 from pyparallel.comm.backend import PyparallelProcessGroup
 from pyparallel.errors import CollectiveTimeoutError, PeerFailedError, PeerLostError
-from ranks import Job, errors_of_ranks, run_ranks, tell_test
+from ranks import Job, errors_of_ranks, meet, run_ranks, tell_test
 from torch_job import run_torch_job
 
 
@@ -167,11 +167,13 @@ def test_a_forked_child_is_refused_by_name() -> None:
 
 
 def late() -> None:
-    dist.init_process_group("pyparallel", timeout=timedelta(seconds=1))
-    if dist.get_rank() == 0:
-        time.sleep(3)
-        return
-    dist.barrier()
+    meet("started")
+    dist.init_process_group("pyparallel", timeout=timedelta(seconds=2))
+    try:
+        if dist.get_rank() == 1:
+            dist.barrier()
+    finally:
+        meet("over")
 
 
 def test_the_timeout_of_the_group_is_the_communicators() -> None:
@@ -187,10 +189,10 @@ def own_deadline() -> None:
         work = group.allreduce([torch.ones(200_000)])
         with pytest.raises(CollectiveTimeoutError, match=r"all_reduce was waited for 0\.2 s"):
             work.wait(timedelta(seconds=0.2))
-        tell_test("waited")
+        meet("waited")
         work.wait()
     else:
-        time.sleep(1)
+        meet("waited")
         dist.all_reduce(torch.ones(200_000))
 
 
@@ -222,6 +224,7 @@ def test_asking_is_enough_to_be_completed() -> None:
 def aborted() -> None:
     dist.init_process_group("pyparallel")
     group: Any = dist.group.WORLD
+    meet("joined")
     if dist.get_rank() == 1:
         group.abort()
         return
@@ -285,6 +288,7 @@ def lost_in_functional() -> None:
     dist.init_process_group("pyparallel")
     from torch.distributed import _functional_collectives as functional
 
+    meet("joined")
     if dist.get_rank() == 1:
         os._exit(0)
     group: Any = dist.group.WORLD

@@ -18,7 +18,7 @@ from pyparallel.errors import (
     PeerFailedError,
     PeerLostError,
 )
-from ranks import Job, errors_of_ranks, run_ranks, tell_test
+from ranks import Job, errors_of_ranks, meet, run_ranks, tell_test
 
 
 def work_forever(count: int, messages: bool) -> None:
@@ -60,7 +60,7 @@ def abort_in_the_middle(offender: int) -> float:
     """The others are in different operations, or in none at all when it happens."""
     communicator = pyparallel.init().communicator
     rank = communicator.rank
-    communicator.barrier().wait()
+    meet("joined")
     if rank == offender:
         time.sleep(0.3)
         communicator.abort("the loss is not finite")
@@ -105,15 +105,15 @@ def leave_early(raises: bool) -> None:
 @pytest.mark.parametrize("layout", ["aabb", "ab"])
 @pytest.mark.parametrize("raises", [False, True])
 def test_a_rank_that_leaves_or_raises_is_named_at_once(layout: str, raises: bool) -> None:
-    start = time.monotonic()
-    errors = errors_of_ranks(len(layout), leave_early, raises, environment=hosts(layout))
-    assert time.monotonic() - start < 15
-    for rank, error in enumerate(errors):
-        if rank == 1:
+    with Job(len(layout), leave_early, raises, environment=hosts(layout)) as job:
+        outcomes = job.outcomes()
+    for outcome in outcomes:
+        if outcome.rank == 1:
             continue
-        assert isinstance(error, PeerLostError), error
-        assert error.rank == 1
-        assert "left" in str(error)
+        assert isinstance(outcome.error, PeerLostError), outcome.error
+        assert outcome.error.rank == 1
+        assert "left" in str(outcome.error)
+        assert outcome.ended_ns - outcomes[1].ended_ns < 10_000_000_000
 
 
 def all_is_well_if_one_is_faster() -> None:
@@ -165,18 +165,19 @@ def test_hosts_that_disagree_learn_what_both_called(layout: str, how: str) -> No
 
 
 def wait_in_vain() -> None:
-    context = pyparallel.init(timeout_seconds=1)
-    context.communicator.barrier().wait()
-    if context.rank == 1:
-        time.sleep(4)
-    else:
-        context.communicator.all_reduce(torch.ones(10)).wait()
+    meet("started")
+    context = pyparallel.init(timeout_seconds=2)
+    try:
+        if context.rank == 0:
+            context.communicator.all_reduce(torch.ones(10)).wait()
+    finally:
+        meet("over")
 
 
 def test_a_silent_rank_is_named_at_the_deadline() -> None:
     (error, _) = errors_of_ranks(2, wait_in_vain, environment=hosts("ab"))
     assert isinstance(error, CollectiveTimeoutError)
-    assert "waited 1 s for rank 1 (process" in str(error)
+    assert "waited 2 s for rank 1 (process" in str(error)
     assert "on host b) in all_reduce()" in str(error)
 
 
@@ -229,15 +230,17 @@ def test_a_forked_child_is_refused_and_leaves_its_parent_alone() -> None:
         assert "cannot use it" in message
 
 
-def background_at_exit() -> None:
+def background_at_exit() -> float:
     context = pyparallel.init()
+    meet("joined")
     if context.rank == 0:
         context.communicator.all_reduce(torch.ones(1_000_000))
         context.communicator.recv(torch.ones(3), 1)
         context.communicator.recv(torch.ones(3), None)
+    meet("submitted")
+    return time.monotonic()
 
 
 def test_leaving_with_work_in_flight_does_not_hang() -> None:
-    start = time.monotonic()
-    run_ranks(2, background_at_exit, environment=hosts("ab"))
-    assert time.monotonic() - start < 15
+    leaving = run_ranks(2, background_at_exit, environment=hosts("ab"))
+    assert time.monotonic() - max(leaving) < 15

@@ -46,6 +46,7 @@ def fail_in_a_part() -> None:
     communicator = pyparallel.init().communicator
     part = communicator.split(communicator.rank % 2)
     assert part is not None
+    communicator.barrier().wait()  # nobody is still joining a part that fails
     if communicator.rank % 2 == 0:
         if part.rank == 1:
             part.abort("only here")

@@ -82,9 +82,72 @@ void closing_ends_a_wait_in_the_background() {
   });
 }
 
+// Runs body(communicator, another of the same ranks) for every rank of a world of two.
+void with_two_communicators(const std::function<void(Communicator&, Communicator&)>& body) {
+  const auto control = Communicator::create_control(2);
+  with_world(2, [&](Communicator& c) {
+    Communicator ahead(control, c.rank(), {getpid(), getpid()}, 60.0);
+    ahead.join(kPatience);
+    ahead.go_before(c);
+    body(c, ahead);
+    run(c, {});  // neither leaves before the other is through
+    ahead.leave();
+  });
+}
+
+// Rank 1 has only posted what goes first, so rank 0 is in the middle of it: there the other communicator must not move.
+void what_goes_first_holds_up_the_other() {
+  constexpr std::size_t kCount = 1 << 20;
+  std::atomic<bool> go_on{false}, ended[2] = {false, false};
+  with_two_communicators([&](Communicator& c, Communicator& ahead) {
+    std::vector<float> first(kCount, 1.0f), second(kCount, 2.0f);
+    ahead.post(sum_of(first));
+    std::thread runner([&] {
+      while (c.rank() == 1 && !go_on) std::this_thread::yield();
+      ahead.complete(sum_of(first), kPatience);
+    });
+    while (ahead.control().rank(0).filled.value.load() == 0) std::this_thread::yield();
+    ProgressQueue queue(c);
+    const auto work = queue.submit(sum_of(second), true);
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    ended[c.rank()] = work->completed.load();
+    if (c.rank() == 0) go_on = true;
+    queue.wait(*work, {});
+    runner.join();
+    CHECK_EQUAL(first[kCount - 1], 2.0f);
+    CHECK_EQUAL(second[kCount - 1], 4.0f);
+  });
+  CHECK_EQUAL(ended[0].load(), false);
+}
+
+// Both at once at random, shared operands among them: all come to an end, and right.
+void both_make_progress() {
+  with_two_communicators([&](Communicator& c, Communicator& ahead) {
+    ProgressQueue queue(c), before(ahead);
+    std::mt19937 random(static_cast<unsigned>(c.rank()));
+    std::vector<std::pair<std::unique_ptr<Operand>, std::shared_ptr<Work>>> works;
+    for (int i = 0; i < 40; ++i) {
+      Communicator& own = i % 3 == 0 ? ahead : c;
+      const std::size_t count = i % 4 == 0 ? 200'000 : 100 + static_cast<std::size_t>(i);
+      auto operand = std::make_unique<Operand>(own, count, i % 5 == 0);
+      std::fill(operand->data(), operand->data() + count, 1.0f);
+      char* const data = reinterpret_cast<char*>(operand->data());
+      const Collective sum{Kind::kAllReduce, DType::kFloat32, Reduction::kSum, count, 0, data, data};
+      works.emplace_back(std::move(operand), (i % 3 == 0 ? before : queue).submit(sum, true));
+    }
+    std::vector<std::size_t> order(works.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), random);
+    for (std::size_t i : order) (i % 3 == 0 ? before : queue).wait(*works[i].second, {});
+    for (const auto& [operand, work] : works) CHECK_EQUAL((*operand)[operand->size() - 1], 2.0f);
+  });
+}
+
 }  // namespace
 
 int main() {
+  what_goes_first_holds_up_the_other();
+  both_make_progress();
   for (bool background : {false, true})
     for (int world_size : {1, 2, 3}) works_complete_in_issue_order(world_size, background);
   background_needs_no_wait();

@@ -134,7 +134,7 @@ void ours_gives_whole_segments_back_where_pages_cannot_move() {
 
 // Of any history: what is held covers what is live and is within the device; what was refused leaves it usable.
 void any_history_is_held_within_the_device(const std::string& name, std::mt19937_64& random) {
-  const std::uint64_t device = (16 + random() % 64) * kMiB;
+  const std::uint64_t device = (64 + random() % 64) * kMiB;
   const auto policy = make_policy(name, device);
   std::vector<std::pair<Handle, std::uint64_t>> blocks;
   std::uint64_t live = 0;

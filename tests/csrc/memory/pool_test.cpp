@@ -1,13 +1,22 @@
 // The pool's promises under random use: no two live blocks overlap, numbers are the truth, nothing is lost.
 #include "memory/pool.hpp"
 
-#include <cstring>
+#include <algorithm>
 #include <map>
-#include <thread>
 
 #include "check.hpp"
 #include "core/error.hpp"
+#include "memory/history.hpp"
 #include "memory/host_upstream.hpp"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PYPARALLEL_FEWER 1
+#else
+#define PYPARALLEL_FEWER 0
+#endif
 
 using namespace pyparallel;
 using namespace pyparallel::memory;
@@ -89,63 +98,142 @@ void random_use_is_sound(std::mt19937_64& random) {
   mark(pool.allocate(100), {100, 7});  // memory given back comes again
 }
 
-// Ranks that allocate alike get equal offsets.
+// Ranks that allocate alike get equal offsets: on several streams and threads, with trims in between.
 void equal_histories_give_equal_places(std::mt19937_64& random) {
   Pool one(std::make_unique<HostUpstream>()), two(std::make_unique<HostUpstream>());
-  std::vector<std::pair<void*, void*>> live;
+  std::vector<std::pair<char*, char*>> live;
   const char *first_of_one = nullptr, *first_of_two = nullptr;
+  Helper helpers[2];  // each has caches of its own, and is silent most of the time
   for (int i = 0; i < 5'000; ++i) {
-    if (live.empty() || random() % 2 == 0) {
-      const std::uint64_t size = draw_size(random);
-      live.emplace_back(one.allocate(size), two.allocate(size));
-      if (i == 0) first_of_one = static_cast<char*>(live[0].first), first_of_two = static_cast<char*>(live[0].second);
-      CHECK_EQUAL(static_cast<char*>(live.back().first) - first_of_one,
-                  static_cast<char*>(live.back().second) - first_of_two);
-    } else {
-      std::swap(live[random() % live.size()], live.back());
-      one.free(live.back().first), two.free(live.back().second);
-      live.pop_back();
-    }
+    const auto step = [&] {
+      if (live.empty() || random() % 2 == 0) {
+        const std::uint64_t size = draw_size(random);
+        const Stream stream = random() % 3;
+        live.emplace_back(static_cast<char*>(one.allocate(size, stream)),
+                          static_cast<char*>(two.allocate(size, stream)));
+        if (i == 0) first_of_one = live[0].first, first_of_two = live[0].second;
+        CHECK_EQUAL(live.back().first - first_of_one, live.back().second - first_of_two);
+      } else {
+        std::swap(live[random() % live.size()], live.back());
+        one.free(live.back().first), two.free(live.back().second);
+        live.pop_back();
+      }
+    };
+    const auto thread = random() % 64;
+    thread < 2 ? helpers[thread].run(step) : step();
+    if (random() % 512 == 0) CHECK_EQUAL(one.trim(), two.trim());
   }
 }
 
-void threads_share_a_pool(std::mt19937_64& random) {
+// Every size near a power of two, on several streams: aligned, an address of its own, and usable over its length.
+void sizes_of_all_kinds_are_aligned() {
   Pool pool(std::make_unique<HostUpstream>());
-  std::mutex mutex;
-  std::vector<std::pair<void*, Given>> handed_over;  // freed by another thread than the one that allocated
-  std::vector<std::thread> threads;
-  for (int t = 0; t < 4; ++t)
-    threads.emplace_back([&, seed = random()] {
-      std::mt19937_64 own(seed);
-      std::vector<std::pair<void*, Given>> live;
-      for (int i = 0; i < 3'000; ++i) {
-        if (live.empty() || own() % 2 == 0) {
-          const Given given = {draw_size(own) % 100'000, static_cast<unsigned char>(own())};
-          live.emplace_back(pool.allocate(given.num_bytes), given);
-          mark(live.back().first, given);
-        } else {
-          std::swap(live[own() % live.size()], live.back());
-          std::lock_guard<std::mutex> lock(mutex);
-          handed_over.push_back(live.back());
-          std::swap(handed_over[own() % handed_over.size()], handed_over.back());
-          live.back() = handed_over.back();
-          handed_over.pop_back();
-          check_mark(live.back().first, live.back().second);
-          pool.free(live.back().first);
-          live.pop_back();
-        }
-        if (i % 1000 == 999) pool.trim();
-      }
-      for (const auto& [data, given] : live) {
-        check_mark(data, given);
-        pool.free(data);
-      }
-    });
-  for (std::thread& thread : threads) thread.join();
-  for (const auto& [data, given] : handed_over) pool.free(data);
+  std::vector<unsigned char*> live;
+  for (int power = 0; power < 26; ++power)
+    for (const int around : {-1, 0, 1}) {
+      const std::uint64_t num_bytes = (std::uint64_t{1} << power) + static_cast<std::uint64_t>(around);
+      auto* const data = static_cast<unsigned char*>(pool.allocate(num_bytes, static_cast<Stream>(power % 3)));
+      CHECK_EQUAL(reinterpret_cast<std::uintptr_t>(data) % kAlignment, std::uintptr_t{0});
+      mark(data, {num_bytes, 1});
+      live.push_back(data);
+    }
+  std::sort(live.begin(), live.end());
+  CHECK_EQUAL(std::adjacent_find(live.begin(), live.end()) == live.end(), true);
+  for (unsigned char* data : live) pool.free(data);
+}
+
+// A pool that is filled until it refuses, and freed in any order, is whole again, and never above its limit.
+void it_recovers_from_being_full(std::mt19937_64& random) {
+  constexpr std::uint64_t kLimit = 32 << 20;
+  StreamWorld world;
+  auto simulated = std::make_unique<SimulatedUpstream>(world, 2 * kLimit, true);
+  const SimulatedUpstream& upstream = *simulated;
+  Pool pool(std::move(simulated), kLimit);
+  for (int round = 0; round < 12; ++round) {
+    std::vector<void*> live;
+    const std::uint64_t largest = std::uint64_t{1} << (14 + 2 * (round % 5));  // small, mixed and large
+    try {
+      while (true) live.push_back(pool.allocate(1 + random() % largest, 1 + random() % 3));
+    } catch (const OutOfMemoryError& error) {
+      CHECK_EQUAL(error.requested <= largest, true);
+    }
+    CHECK_EQUAL(upstream.held_peak, kLimit);
+    if (round % 3 == 1) std::reverse(live.begin(), live.end());  // last in, first out
+    if (round % 3 == 2) std::shuffle(live.begin(), live.end(), random);
+    for (void* data : live) pool.free(data);
+    pool.free(pool.allocate(kLimit, 1));
+    if (round % 4 == 3) CHECK_EQUAL(pool.trim(), kLimit);
+  }
+}
+
+// Called without a lock, so that it may use the pool; asked again and again while it says that something was freed.
+void the_failure_callback_makes_room() {
+  Pool pool(std::make_unique<HostUpstream>(), 8 << 20);
+  std::vector<void*> caches;
+  for (int i = 0; i < 4; ++i) caches.push_back(pool.allocate(2 << 20));
+  int calls = 0;
+  const auto give_one = [&](std::uint64_t num_bytes) {
+    ++calls;
+    CHECK_EQUAL(num_bytes, std::uint64_t{4 << 20});
+    if (caches.empty()) return false;
+    pool.free(caches.back());
+    caches.pop_back();
+    return true;
+  };
+  pool.on_failure(std::make_shared<Pool::FailureCallback>(give_one));
+  void* const data = pool.allocate(4 << 20);
+  CHECK_EQUAL(calls, 2);
+  void* const rest = pool.allocate(4 << 20);
+  CHECK_EQUAL(calls, 4);
+  CHECK_THROWS(pool.allocate(4 << 20), OutOfMemoryError);  // nothing is left to give
+  CHECK_EQUAL(caches.size(), std::size_t{0});
+  pool.on_failure(
+      std::make_shared<Pool::FailureCallback>([](std::uint64_t) -> bool { throw std::length_error("mine"); }));
+  CHECK_THROWS(pool.allocate(8 << 20), std::length_error);
+  pool.on_failure(nullptr);
+  CHECK_THROWS(pool.allocate(8 << 20), OutOfMemoryError);
+  pool.free(data), pool.free(rest);
+  pool.free(pool.allocate(8 << 20));
+}
+
+// A long life: a million calls leave nothing behind and take no more than the first thousands did.
+void a_long_life_takes_no_more(std::mt19937_64& random) {
+  Pool pool(std::make_unique<HostUpstream>());
+  std::vector<void*> live(1000, nullptr);
+  std::uint64_t early = 0;
+  const int calls = PYPARALLEL_FEWER ? 100'000 : 1'000'000;
+  for (int i = 0; i < calls; ++i) {
+    void*& place = live[random() % live.size()];
+    if (place != nullptr) pool.free(place);
+    place = pool.allocate(random() % (std::uint64_t{1} << random() % 17), random() % 2);
+    if (i == calls / 10) early = pool.statistics().reserved;
+  }
+  CHECK_EQUAL(pool.statistics().reserved <= 2 * early, true);
+  for (void* data : live)
+    if (data != nullptr) pool.free(data);
   CHECK_EQUAL(pool.statistics().live, std::uint64_t{0});
   pool.trim();
   CHECK_EQUAL(pool.statistics().reserved, std::uint64_t{0});
+}
+
+// Seen by AddressSanitizer: use after free, and beyond the bytes that were asked for. What went back is as before.
+void what_nobody_holds_is_out_of_reach() {
+#if defined(__SANITIZE_ADDRESS__)
+  char *small, *large;
+  {
+    Pool pool(std::make_unique<HostUpstream>());
+    small = static_cast<char*>(pool.allocate(100)), large = static_cast<char*>(pool.allocate(5 << 20));
+    CHECK_EQUAL(__asan_region_is_poisoned(small, 100) == nullptr, true);
+    CHECK_EQUAL(__asan_address_is_poisoned(small + 100), 1);
+    CHECK_EQUAL(__asan_region_is_poisoned(large, 5 << 20) == nullptr, true);
+    pool.free(small), pool.free(large);
+    CHECK_EQUAL(__asan_address_is_poisoned(small), 1);
+    CHECK_EQUAL(__asan_address_is_poisoned(large + (5 << 20) - 1), 1);
+    CHECK_EQUAL(pool.allocate(90) == small, true);
+    CHECK_EQUAL(__asan_region_is_poisoned(small, 90) == nullptr, true);
+  }
+  CHECK_EQUAL(__asan_region_is_poisoned(small, 5 << 20) == nullptr, true);
+#endif
 }
 
 void mistakes_are_named() {
@@ -173,6 +261,10 @@ int main() {
   std::mt19937_64 random = fresh_random();
   random_use_is_sound(random);
   equal_histories_give_equal_places(random);
-  threads_share_a_pool(random);
+  sizes_of_all_kinds_are_aligned();
+  it_recovers_from_being_full(random);
+  the_failure_callback_makes_room();
+  a_long_life_takes_no_more(random);
+  what_nobody_holds_is_out_of_reach();
   mistakes_are_named();
 }

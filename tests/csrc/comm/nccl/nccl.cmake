@@ -3,8 +3,9 @@ set(NCCL_TESTS ${CMAKE_SOURCE_DIR}/tests/csrc/comm/nccl)
 list(TRANSFORM NCCL_SOURCES PREPEND ${CMAKE_SOURCE_DIR}/)
 add_library(emulated_nccl OBJECT ${NCCL_SOURCES} ${NCCL_TESTS}/stand_in/nccl.cpp ${NCCL_TESTS}/stand_in/world.cpp)
 target_compile_definitions(emulated_nccl PRIVATE PP_ISA=isa_baseline)
+use_precompiled(emulated_nccl emulated_kernels)
 foreach(name algorithms_test communicator_test failures_test library_test)
-  add_emulation_program(comm_nccl_${name} emulator ${NCCL_TESTS}/${name}.cpp $<TARGET_OBJECTS:emulated_nccl>
+  add_emulation_program(comm_nccl_${name} ${NCCL_TESTS}/${name}.cpp $<TARGET_OBJECTS:emulated_nccl>
                         ${CPU_OBJECTS} $<TARGET_OBJECTS:emulated_kernels>)
   target_compile_definitions(comm_nccl_${name} PRIVATE PP_ISA=isa_baseline)
   add_test(NAME comm/nccl/${name} COMMAND comm_nccl_${name})

@@ -1,6 +1,6 @@
 # Tests of the tests: each planted fault must be reported by the build that is said to find it, its twin by none.
 file(GLOB PLANTED_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*.cpp)
-add_emulation_program(emulation_planted emulator ${PLANTED_SOURCES})
+add_emulation_program(emulation_planted ${PLANTED_SOURCES})
 
 # add_planted(NAME PLAIN text ADDRESS text THREAD text): what the report of each build must match; a build that is not
 # named cannot find the fault and runs the twin only.
