@@ -1,6 +1,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 DTYPES: dict[str, int]
 MOVED_DTYPES: dict[str, int]
 
@@ -495,3 +498,21 @@ class Recorder:
     def history(self) -> tuple[list[tuple[str, int, int, int, int, int, int]], int]: ...
 
 def frames_of(site: int) -> list[tuple[str, int, str]]: ...
+def replay_policies() -> list[str]: ...
+
+class Replay:
+    def __init__(self, policy: str, device: int | None) -> None: ...
+    def run(
+        self,
+        block: npt.NDArray[np.int64],
+        num_bytes: npt.NDArray[np.int64],
+        stream: npt.NDArray[np.uint64],
+    ) -> bool: ...
+    @property
+    def peak_requested(self) -> int: ...
+    @property
+    def peak_reserved(self) -> int: ...
+    @property
+    def growths(self) -> int: ...
+    @property
+    def nanoseconds(self) -> float: ...

@@ -147,13 +147,21 @@ void Arena::lost(std::uint64_t num_bytes) {
 
 Block* Arena::grow(std::uint64_t num_bytes, StreamId stream) {
   if (num_bytes > kUnlimited - upstream_.granularity()) return nullptr;
-  const Filling filling = cheapest_filling(num_bytes, stream);
-  const bool hole_first = filling.hole != nullptr && filling.num_bytes <= missing_at_end(num_bytes, stream);
-  Block* block = hole_first ? fill(filling, stream) : nullptr;
-  if (block == nullptr) block = extend(missing_at_end(num_bytes, stream), stream);
-  if (block == nullptr && filling.hole != nullptr && !hole_first) block = fill(filling, stream);
+  const Growth growth = plan_growth(num_bytes, stream);
+  Block* block = growth.fills() ? fill(growth.filling, stream) : nullptr;
+  if (block == nullptr) block = extend(growth.at_end, stream);
+  if (block == nullptr && growth.filling.hole != nullptr && !growth.fills()) block = fill(growth.filling, stream);
   if (block == nullptr) block = add_segment(round_up(num_bytes, upstream_.granularity()), stream);
   return block;
+}
+
+Arena::Growth Arena::plan_growth(std::uint64_t num_bytes, StreamId stream) const {
+  return {cheapest_filling(num_bytes, stream), missing_at_end(num_bytes, stream)};
+}
+
+std::uint64_t Arena::needs(std::uint64_t num_bytes, StreamId stream) const {
+  const Growth growth = plan_growth(num_bytes, stream);
+  return std::min(growth.filling.num_bytes, growth.at_end);
 }
 
 // A hole counts with its free neighbours, and needs pages only for what they lack: from its beginning or from its end.
@@ -239,9 +247,50 @@ std::uint64_t Arena::release(std::uint64_t enough) {
                    [](const Block* a, const Block* b) { return a->num_bytes > b->num_bytes; });
   for (Block* const block : blocks) {
     if (released >= enough) break;
-    released += release_pages(block);
+    released += release_pages(block, kUnlimited);
   }
   return released;
+}
+
+std::uint64_t Arena::idle_beside(std::uint64_t num_bytes, StreamId stream) const {
+  std::uint64_t result = 0;
+  for (const Block* const block : idle_blocks(plan_growth(num_bytes, stream))) result += idle_bytes(block);
+  return result;
+}
+
+void Arena::release_beside(std::uint64_t num_bytes, StreamId stream, std::uint64_t enough) {
+  std::uint64_t released = 0;
+  for (Block* const block : idle_blocks(plan_growth(num_bytes, stream))) {
+    if (released >= enough) return;
+    released += release_pages(block, enough - released);
+    if (gives_pages_ || idle_bytes(block) == 0) continue;
+    const std::uint64_t number = block->segment->number;
+    released += release_segment(*block->segment);
+    segments_.erase(number);
+  }
+}
+
+// Free blocks of which something can go back, the newest memory first, without those that growth begins at.
+std::vector<Block*> Arena::idle_blocks(const Growth& growth) const {
+  const Block* const hole = growth.fills() ? growth.filling.hole : nullptr;
+  const Block* const last = hole || segments_.empty() ? nullptr : segments_.rbegin()->second->last;
+  std::vector<Block*> result;
+  for (const auto& [stream, index] : free_)
+    for (Block* const block : index.blocks())
+      if (block != last && (hole == nullptr || (block != hole->before && block != hole->after)) &&
+          idle_bytes(block) > 0)
+        result.push_back(block);
+  std::sort(result.begin(), result.end(), [](const Block* a, const Block* b) { return ByPlace{}(b, a); });
+  return result;
+}
+
+// Whole pages of a free block, or all of it where only whole segments go back.
+std::uint64_t Arena::idle_bytes(const Block* block) const {
+  if (!gives_pages_) return block->num_bytes == block->segment->num_bytes ? block->num_bytes : 0;
+  const std::uint64_t page = upstream_.granularity();
+  const auto offset = static_cast<std::uint64_t>(block->data - block->segment->data);
+  const std::uint64_t first = round_up(offset, page), end = (offset + block->num_bytes) / page * page;
+  return first < end ? end - first : 0;
 }
 
 // Returns 0 if somebody has a block there, or nothing but holes is left.
@@ -267,12 +316,16 @@ std::uint64_t Arena::release_segment(Segment& segment) {
   return held;
 }
 
-// The whole pages of a free block become a hole.
-std::uint64_t Arena::release_pages(Block* block) {
+// Whole pages of a free block become a hole: the last of them, until it was `enough`.
+std::uint64_t Arena::release_pages(Block* block, std::uint64_t enough) {
   const std::uint64_t page = upstream_.granularity();
   const auto offset = static_cast<std::uint64_t>(block->data - block->segment->data);
-  const std::uint64_t first = round_up(offset, page), end = (offset + block->num_bytes) / page * page;
-  if (first >= end || !upstream_.release_pages(block->segment->data + first, end - first)) return 0;
+  std::uint64_t first = round_up(offset, page);
+  const std::uint64_t end = (offset + block->num_bytes) / page * page;
+  if (first >= end) return 0;
+  if (enough < end - first) first = end - round_up(enough, page);
+  gives_pages_ = gives_pages_ && upstream_.release_pages(block->segment->data + first, end - first);
+  if (!gives_pages_) return 0;
   char* const data = block->segment->data + first;
   FreeIndex& free = free_[block->stream];
   free.erase(block);

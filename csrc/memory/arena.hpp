@@ -37,6 +37,12 @@ class Arena {
   // the newest segment, where fewer pages are needed, or a new segment. nullptr if there is none, or the limit forbids
   // it.
   Block* grow(std::uint64_t num_bytes, StreamId stream);
+  // The bytes that grow() would take from the upstream now.
+  std::uint64_t needs(std::uint64_t num_bytes, StreamId stream) const;
+  // The bytes of free memory that could go back without making grow() need more.
+  std::uint64_t idle_beside(std::uint64_t num_bytes, StreamId stream) const;
+  // Gives such memory back until it was `enough`, the newest first. Nothing uses free memory any more.
+  void release_beside(std::uint64_t num_bytes, StreamId stream, std::uint64_t enough);
   // Takes a free block, cut to `num_bytes`; its state becomes kCached.
   Block* take(Block* block, std::uint64_t num_bytes);
   // Makes a block that was taken free again: it, or what it became part of.
@@ -63,6 +69,12 @@ class Arena {
     char* data = nullptr;
     std::uint64_t num_bytes = kUnlimited;
   };
+  // How grow() begins: in a hole, or at the end of the newest segment where that needs fewer pages.
+  struct Growth {
+    Filling filling;
+    std::uint64_t at_end;
+    bool fills() const { return filling.hole != nullptr && filling.num_bytes <= at_end; }
+  };
   struct ByPlace {
     bool operator()(const Block* a, const Block* b) const {
       return a->segment == b->segment ? a->data < b->data : a->segment->number < b->segment->number;
@@ -72,11 +84,14 @@ class Arena {
   bool within_limit(std::uint64_t num_bytes) const;
   Filling cheapest_filling(std::uint64_t num_bytes, StreamId stream) const;
   Block* fill(const Filling& filling, StreamId stream);
+  Growth plan_growth(std::uint64_t num_bytes, StreamId stream) const;
+  std::vector<Block*> idle_blocks(const Growth& growth) const;
+  std::uint64_t idle_bytes(const Block* block) const;
   std::uint64_t missing_at_end(std::uint64_t num_bytes, StreamId stream) const;
   Block* extend(std::uint64_t num_bytes, StreamId stream);
   Block* add_segment(std::uint64_t num_bytes, StreamId stream);
   std::uint64_t release_segment(Segment& segment);
-  std::uint64_t release_pages(Block* block);
+  std::uint64_t release_pages(Block* block, std::uint64_t enough);
   Block* split(Block* block, std::uint64_t num_bytes);
   void absorb(Block* block, Block* after);
   void add_hole(Block* block);
@@ -85,6 +100,7 @@ class Arena {
   void lost(std::uint64_t num_bytes);
 
   Upstream& upstream_;
+  bool gives_pages_ = true;  // until the upstream refuses
   const Tell tell_;
   std::map<StreamId, FreeIndex> free_;
   std::set<Block*, ByPlace> holes_;

@@ -170,7 +170,7 @@ void Pool::free(void* data) {
   ThreadCache* const cache = thread_cache();
   if (cache) cache->counters().freed(num_bytes, requested);
   forbid(*upstream_, block->data, num_bytes);
-  if (cache && block->users.empty() && cache->put(block)) return;
+  if (cache && block->users.empty() && cache->put(block, ThreadCache::capacity(arena_.reserved.value()))) return;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!cache) of_ended_threads_.freed(num_bytes, requested);
   if (block->users.empty()) return insert_free(block);

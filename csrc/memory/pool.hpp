@@ -1,8 +1,8 @@
 // A caching pool: blocks cut from segments of an upstream, found by best fit, merged when free, reused in stream order.
 //
 //   allocate: thread's cache -> free blocks of the stream -> those of other streams whose work has passed
-//             -> grow -> those of other streams, the device waiting -> all free blocks together -> free memory given
-//             back, and grow -> the failure callback, and again -> error
+//             -> blocks of all threads' caches -> grow -> those of other streams, the device waiting -> all free blocks
+//             together -> free memory given back, and grow -> the failure callback, and again -> error
 //   free:     thread's cache -> free blocks of the stream, merged with free neighbours
 //             used on other streams: pending until their events have passed
 //
@@ -51,7 +51,8 @@ class Pool {
   Pool& operator=(const Pool&) = delete;
 
   // At least `num_bytes` aligned to kAlignment, to be used in the order of `stream`; never nullptr. Values are
-  // undefined. Does not synchronise unless memory is short. Throws OutOfMemoryError.
+  // undefined. Synchronises only where the pool grows and moves pages, and where memory is short. Throws
+  // OutOfMemoryError.
   void* allocate(std::uint64_t num_bytes, Stream stream = 0);
   // The block is used by work on another stream than its own: free() waits for that work.
   void use(void* data, Stream stream);
@@ -127,6 +128,8 @@ class Pool {
   Block* from_own(std::uint64_t num_bytes, StreamId stream);
   Block* from_others(std::uint64_t num_bytes, StreamId stream, Stream handle, bool wait);
   Block* grow(std::uint64_t num_bytes, StreamId stream);
+  std::uint64_t too_much(std::uint64_t num_bytes, StreamId stream) const;
+  bool wait_for_all();
   bool ready_for(Streamed& other, Stream handle, bool wait);
   bool reachable(StreamId id, const Streamed& streamed);
   bool any_captures();

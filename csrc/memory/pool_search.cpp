@@ -9,6 +9,8 @@ namespace pyparallel::memory {
 namespace {
 
 constexpr std::size_t kTopSites = 5;
+// Of the most that ever was live, this share may lie idle in pieces that are too small, before pages are moved.
+constexpr std::uint64_t kIdleShare = 64;
 
 }  // namespace
 
@@ -18,6 +20,8 @@ Block* Pool::find_block(std::uint64_t num_bytes, StreamId stream, Stream handle,
   drain();
   if (Block* const block = from_own(num_bytes, stream)) return block;
   if (Block* const block = from_others(num_bytes, stream, handle, false)) return block;
+  flush_caches(false);
+  if (Block* const block = from_own(num_bytes, stream)) return block;
   if (Block* const block = grow(num_bytes, stream)) return block;
   if (!upstream_->capturing(handle))
     if (Block* const block = from_others(num_bytes, stream, handle, true)) return block;
@@ -65,12 +69,26 @@ bool Pool::ready_for(Streamed& other, Stream handle, bool wait) {
   return passed || wait;
 }
 
+// Rather than to hold ever more beside free memory in pieces that are too small, pages of such pieces go back and come
+// again where they are needed.
 Block* Pool::grow(std::uint64_t num_bytes, StreamId stream) {
+  if (too_much(num_bytes, stream) > 0 && arena_.idle_beside(num_bytes, stream) > 0 && wait_for_all()) {
+    if (Block* const block = from_own(num_bytes, stream)) return block;
+    arena_.release_beside(num_bytes, stream, too_much(num_bytes, stream));
+  }
   const std::uint64_t peak = arena_.reserved.peak();
   const Idle before = idle(stream);
   Block* const block = arena_.grow(num_bytes, stream);
   if (arena_.reserved.peak() > peak) idle_at_peak_ = before;
   return block ? arena_.take(block, num_bytes) : nullptr;
+}
+
+// The bytes that growth would make the pool hold beyond what was live at once, a small share aside.
+std::uint64_t Pool::too_much(std::uint64_t num_bytes, StreamId stream) const {
+  if (keep_ == Keep::kAlways) return 0;
+  const std::uint64_t used = std::max(live_.peak(), live_.value() + pending_ + num_bytes);
+  const std::uint64_t then = arena_.reserved.value() + arena_.needs(num_bytes, stream);
+  return then - std::min(then, used + used / kIdleShare);
 }
 
 // ---- streams ----
@@ -166,9 +184,9 @@ void Pool::flush_caches(bool of_ended_threads_only) {
   });
 }
 
-// Waits for all work: then any stream may have what is free, and all of it becomes `stream`'s. While a stream captures
-// there is no waiting, and free blocks stay where they are: false.
-bool Pool::gather(StreamId stream) {
+// After it nothing uses free memory any more, and nothing is pending. While a stream captures there is no waiting:
+// false.
+bool Pool::wait_for_all() {
   flush_caches(false);
   if (any_captures()) {
     drain();
@@ -180,6 +198,13 @@ bool Pool::gather(StreamId stream) {
     complete(block);
   }
   drain();
+  return true;
+}
+
+// Waits for all work: then any stream may have what is free, and all of it becomes `stream`'s. While a stream captures
+// free blocks stay where they are: false.
+bool Pool::gather(StreamId stream) {
+  if (!wait_for_all()) return false;
   arena_.unite(stream);
   return true;
 }

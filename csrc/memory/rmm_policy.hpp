@@ -23,7 +23,7 @@ class RmmPolicy : public Policy {
 
  private:
   struct FreeList {
-    std::map<std::uint64_t, std::uint64_t> by_address;           // address to bytes
+    std::map<std::uint64_t, std::uint64_t> by_address;          // address to bytes
     std::set<std::pair<std::uint64_t, std::uint64_t>> by_size;  // bytes and address
   };
   struct Live {

@@ -1,5 +1,6 @@
 // A thread's own small stack of blocks just freed, so that the usual allocate and free need no lock that is contended.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -12,8 +13,7 @@ namespace pyparallel::memory {
 
 class ThreadCache {
  public:
-  static constexpr std::uint64_t kLargest = 1 << 20;   // bytes of a block that is kept
-  static constexpr std::uint64_t kCapacity = 8 << 20;  // bytes of all blocks that are kept
+  static constexpr std::uint64_t kLargest = 1 << 20;  // bytes of a block that is kept
   static constexpr int kPerSlot = 8;
 
   // `ended`: counts the caches whose thread has ended.
@@ -39,12 +39,17 @@ class ThreadCache {
     return block;
   }
 
+  // Bytes of all blocks that are kept, for a pool that holds so much: blocks here cannot merge, so they stay few.
+  static std::uint64_t capacity(std::uint64_t reserved) {
+    return std::clamp<std::uint64_t>(reserved / 512, 512 << 10, 8 << 20);
+  }
+
   // False if the block is too large, or there is no room beside others.
-  bool put(Block* block) {
+  bool put(Block* block, std::uint64_t capacity) {
     if (block->num_bytes > kLargest) return false;
     Guard guard(*this);
     Slot& slot = slot_of(block->num_bytes, block->stream);
-    if (slot.count == kPerSlot || held_ + block->num_bytes > kCapacity) return false;
+    if (slot.count == kPerSlot || held_ + block->num_bytes > capacity) return false;
     if (slot.first != nullptr && (slot.first->num_bytes != block->num_bytes || slot.first->stream != block->stream))
       return false;
     block->next = slot.first;

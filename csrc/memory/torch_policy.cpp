@@ -185,8 +185,8 @@ bool TorchPolicy::merge(Block* block, Block* neighbour) {
 
 // `block` keeps its first bytes; the rest becomes a block of its own.
 void TorchPolicy::split_off(Block* block, std::uint64_t num_bytes, bool free, bool mapped) {
-  Block* const rest = new_block({block->address + num_bytes, block->num_bytes - num_bytes, block->owner, block,
-                                 block->after, free, mapped});
+  Block* const rest = new_block(
+      {block->address + num_bytes, block->num_bytes - num_bytes, block->owner, block, block->after, free, mapped});
   if (rest->after != nullptr) rest->after->before = rest;
   block->after = rest;
   block->num_bytes = num_bytes;

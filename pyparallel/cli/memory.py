@@ -10,6 +10,10 @@ ACTIONS = {
         "pyparallel.cli.memory_report",
         "who holds the memory of a snapshot, and what is lost between",
     ),
+    "replay": (
+        "pyparallel.cli.memory_replay",
+        "what other allocators, and smaller devices, would have made of a recorded history",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Replay: a recorded history of allocations through pools' policies, to see what each would have held."""
+"""Replay: recorded allocations through pools' policies, to see what each would have held."""
 
 from __future__ import annotations
 
@@ -82,20 +82,27 @@ def replay(
 def smallest_device(
     trace: Trace, policy: str, *, progress: Callable[[int], None] | None = None
 ) -> int:
-    """The bytes of the smallest device that the trace fits on, to 2 MiB, with everything the policy does when short.
+    """The bytes of the smallest device that the trace fits on, a multiple of 2 MiB.
 
-    Found by bisection between what is live and what is held without a limit, which takes a policy
-    to fit on every device larger than one it fits on.
+    The policy does there what it does when memory is short. Found by bisection between what is live
+    and what is held without a limit, which takes it that a policy fits on every larger device.
 
     Raises:
         ValueError: as `replay`.
     """
     free = replay(trace, policy, progress=progress)
-    # Pages in which the trace does not fit, and in which it does.
+
+    def fits(pages: int) -> bool:
+        return replay(trace, policy, device=pages * _PAGE, progress=progress).fits
+
+    # Pages in which the trace does not fit, and in which it does. With a limit a policy may grow
+    # in other steps than without, and need more.
     low, high = -(-free.peak_live // _PAGE) - 1, -(-free.peak_reserved // _PAGE)
+    while not fits(high):
+        low, high = high, high + high // 16 + 1
     while high - low > 1:
         middle = (low + high) // 2
-        if replay(trace, policy, device=middle * _PAGE, progress=progress).fits:
+        if fits(middle):
             high = middle
         else:
             low = middle
@@ -108,7 +115,7 @@ class Comparison:
 
     name: str
     events: int
-    left_out: dict[str, int]
+    remarks: dict[str, int]
     outcomes: tuple[Outcome, ...]
     devices: tuple[int, ...]
 
@@ -121,15 +128,15 @@ class Comparison:
         return {
             "trace": self.name,
             "events": self.events,
-            "left_out": self.left_out,
+            "remarks": self.remarks,
             "policies": policies,
         }
 
     def as_table(self) -> Table:
-        """A table for people; what the trace lacks stands below it."""
-        missing = [f"left out: {count} {what}" for what, count in self.left_out.items()]
+        """A table for people; remarks on the trace stand below it."""
+        remarks = [f"{count:,} {what}" for what, count in self.remarks.items()]
         title = f"{self.name}: {self.events:,} events"
-        table = Table("policy", title=title, caption="\n".join(missing) or None)
+        table = Table("policy", title=title, caption="\n".join(remarks) or None)
         for column in ("peak live", "peak held", "utilisation", "fits on", "growths", "ns/event"):
             table.add_column(column, justify="right")
         for outcome, device in zip(self.outcomes, self.devices, strict=True):
@@ -159,13 +166,17 @@ def compare(
     """
     outcomes = tuple(replay(trace, policy, progress=progress) for policy in policies)
     devices = tuple(smallest_device(trace, policy, progress=progress) for policy in policies)
-    return Comparison(name, len(trace), trace.left_out, outcomes, devices)
+    return Comparison(name, len(trace), trace.remarks, outcomes, devices)
 
 
 def show(
-    paths: Sequence[str], policies: Sequence[str] = POLICIES, *, device: int = 0, as_json: bool = False
+    paths: Sequence[str],
+    policies: Sequence[str] = POLICIES,
+    *,
+    device: int = 0,
+    as_json: bool = False,
 ) -> None:
-    """Prints what each policy makes of each file; on a terminal, a line tells of what takes longer than a second.
+    """Prints what each policy makes of each file, and shows what takes longer than a second.
 
     Args:
         paths: files that `traces.load` reads.
