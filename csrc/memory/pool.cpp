@@ -104,7 +104,7 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
     const std::lock_guard<std::mutex> lock(mutex_);
     of_ended_threads_.allocated(rounded, num_bytes);
   }
-  allow(*upstream_, data, num_bytes);
+  allow(*upstream_, static_cast<const char*>(data), num_bytes);
   if (observer) observer->record({Action::kAllocate, data, num_bytes, stream, site});
   return data;
 }

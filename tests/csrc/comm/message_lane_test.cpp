@@ -231,7 +231,7 @@ void an_error_of_one_rank_is_told() {
       c.segments()->release(*segment);
       return;
     }
-    CHECK_THROWS(lane.wait(*start(lane, false, 0, 0, values), {}), shm::PeerMemoryError);
+    CHECK_THROWS(lane.wait(*start(lane, false, 0, 0, values), {}), PeerMemoryError);
   });
   CHECK_EQUAL(told.load(), 1);
 }
