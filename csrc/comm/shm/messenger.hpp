@@ -41,9 +41,9 @@ struct Message : Work {
   // What this rank does with the window: nothing, copy it whole, or its halves in turn; or it reads the sender.
   enum class Way : std::uint8_t { kNone, kWhole, kHalves, kRead };
   Way way = Way::kNone;
-  std::uint32_t id = 0, partner = 0;  // here, and at the peer
-  std::uint64_t moved = 0;            // bytes
-  std::uint64_t credits = 0;          // chunks that may be copied now
+  std::uint32_t id = 0, partner = 0;    // here, and at the peer
+  std::uint64_t moved = 0;              // bytes
+  std::uint64_t credits = 0;            // chunks that may be copied now
   char* window = nullptr;               // at the sender if it is read
   std::shared_ptr<SharedSegment> held;  // what the window lies in
 };

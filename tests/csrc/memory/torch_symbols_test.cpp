@@ -87,7 +87,8 @@ void symbols_of_a_shared_object(std::mt19937_64& random) {
   CHECK_EQUAL(contains(message_of([&] { allocate(std::size_t{1} << 62, kHost, nullptr); }), "out of host memory"),
               true);
   CHECK_EQUAL(contains(message_of([&] { allocate(~std::size_t{0}, kHost, nullptr); }), "out of host memory"), true);
-  CHECK_EQUAL(contains(message_of([&] { allocate(1, 5, nullptr); }), "has no CUDA"), true);
+  // No machine of the tests has a sixth device.
+  CHECK_EQUAL(contains(message_of([&] { allocate(1, 5, nullptr); }), PYPARALLEL_CUDA ? "cuda" : "has no CUDA"), true);
   CHECK_EQUAL(contains(message_of([&] { allocate(1, kMostDevices, nullptr); }), "no device 64"), true);
   CHECK_EQUAL(contains(message_of([&] { free(&library, 1, kHost, nullptr); }), "no live block"), true);
   CHECK_EQUAL(contains(message_of([&] { record_stream(&library, nullptr); }), "no live block"), true);

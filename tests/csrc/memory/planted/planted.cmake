@@ -31,7 +31,7 @@ endfunction()
 
 set(RACE "race: .* \\(stream .* and then .*knows of stream .* only")
 set(RELEASE "race: .* and then release to the upstream .the host.*the host knows of stream")
-plant(cached_while_used pool.cpp "cache && block->users.empty() && cache->put(block)" "cache && cache->put(block)"
+plant(cached_while_used pool.cpp "cache && block->users.empty() && cache->put(" "cache && cache->put("
       ${RACE})
 plant(shared_before_passed pool_search.cpp "return passed || wait;" "return true;" ${RACE})
 plant(stream_does_not_wait pool_search.cpp "if (!passed && wait) upstream_->wait(handle, event);" "" ${RACE})
