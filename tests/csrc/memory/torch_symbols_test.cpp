@@ -285,8 +285,10 @@ int main() {
   symbols_of_a_shared_object(random);
   a_recorded_stream_is_waited_for();
   a_shared_block_needs_no_other_order();
-  a_capture_has_memory_of_its_own();
-  threads_allocate_beside_captures(random);
+  if (!PYPARALLEL_CUDA) {  // where captures have the host's memory, not the device's
+    a_capture_has_memory_of_its_own();
+    threads_allocate_beside_captures(random);
+  }
   segments_come_from_their_pool_or_not_at_all();
   numpy_functions_are_the_c_librarys(random);
 }
