@@ -21,5 +21,6 @@ NAMES = (
     "dist_all_reduce",
     "train_step",
     "ddp_step",
+    "memory_pool",
     "prefetch",
 )

@@ -91,7 +91,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def format_seconds(seconds: Spread) -> str:
     """Median and middle 80 % in the unit that suits the median."""
-    units = ((1.0, "s"), (1e3, "ms"), (1e6, "us"))
+    units = ((1.0, "s"), (1e3, "ms"), (1e6, "us"), (1e9, "ns"))
     fitting = (pair for pair in units if abs(seconds.median) * pair[0] >= 1)
     scale, unit = next(fitting, units[-1])
     median, low, high = (

@@ -62,7 +62,7 @@ class Row:
             met = self.target.is_met(self.ratio.median)
             claims[f"{self.target.bound} {self.target.ratio:g}x"] = met
         if self.most_seconds is not None:
-            claims[f"at most {1e6 * self.most_seconds:g} us"] = (
+            claims[f"at most {in_words(self.most_seconds)}"] = (
                 self.ours.median <= self.most_seconds
             )
         return claims
@@ -151,3 +151,8 @@ def rows_to_json(rows: Iterable[Row]) -> str:
 def rows_from_json(text: str) -> list[Row]:
     """The way back of `rows_to_json`."""
     return [Row.from_json(row) for row in json.loads(text)]
+
+
+def in_words(seconds: float) -> str:
+    """A short time in nanoseconds or microseconds."""
+    return f"{1e9 * seconds:g} ns" if seconds < 1e-6 else f"{1e6 * seconds:g} us"

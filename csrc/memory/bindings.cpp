@@ -7,6 +7,7 @@
 #include "memory/pool.hpp"
 #include "memory/pool_conversions.hpp"
 #include "memory/python_sites.hpp"
+#include "memory/repetition.hpp"
 #include "memory/replay_bindings.hpp"
 #include "memory/upstreams.hpp"
 #include "memory/views.hpp"
@@ -128,6 +129,22 @@ void register_memory(py::module_& module) {
       .def("stream_statistics", [](Pool& pool) { return as_list(released([&] { return pool.stream_statistics(); })); })
       .def("plan_steps", &Pool::plan_steps, py::arg("most_divergences"), py::return_value_policy::reference_internal,
            without_gil);
+  module.def(
+      "repeat_allocations",
+      [](Pool& pool, std::uint64_t num_bytes, std::uint64_t pairs, int threads) {
+        memory::repeat_allocations(pool, num_bytes, pairs, threads);
+      },
+      py::arg("pool"), py::arg("num_bytes"), py::arg("pairs"), py::arg("threads"), without_gil);
+  module.def(
+      "repeat_function_allocations",
+      [](bool of_torch, std::uintptr_t allocate, std::uintptr_t free, std::uint64_t num_bytes, std::uint64_t pairs,
+         int threads) {
+        using memory::Convention;
+        memory::repeat_allocations(of_torch ? Convention::kTorch : Convention::kMalloc, allocate, free, num_bytes,
+                                   pairs, threads);
+      },
+      py::arg("of_torch"), py::arg("allocate"), py::arg("free"), py::arg("num_bytes"), py::arg("pairs"),
+      py::arg("threads"), without_gil);
   register_plugs(module);
   memory::register_planned(module);
   memory::register_replay(module);

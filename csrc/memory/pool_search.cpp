@@ -192,7 +192,7 @@ bool Pool::wait_for_all() {
     drain();
     return false;
   }
-  upstream_->synchronize();
+  if (arena_.segments() > 0) upstream_->synchronize();  // without memory there is no work on it
   for (Block* const block : std::exchange(postponed_, {})) {
     block->users.clear();
     complete(block);

@@ -32,6 +32,18 @@ RUNS = {
         f"--ranks 2 {SMALL_GPT}",
         ["GPT of 0.0 M parameters, 2 ranks, 2x8 tokens each: step minus bare forward+backward"],
     ),
+    "memory_pool": (
+        "--pairs 100",
+        [
+            f"allocate + free of {what}"
+            for what in (
+                "2 KiB, 1 thread",
+                "2 KiB, 2 threads",
+                "4 MiB, 1 thread",
+                "2 KiB, 1 thread, the symbols for torch",
+            )
+        ],
+    ),
     "prefetch": (
         "--steps 2 --kibibytes 1 --load-ms 0.5 --step-ms 0.2",
         [

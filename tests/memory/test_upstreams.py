@@ -258,7 +258,7 @@ def test_the_error_names_who_holds_most() -> None:
 
 
 def test_statistics_know_classes_streams_and_why_a_pool_grew() -> None:
-    pool = MemoryPool("host")
+    pool = MemoryPool("host", for_graph=True)  # which gives no pages back before it grows
     small = [pool.allocate(1000, stream=1) for _ in range(3)]
     large = [pool.allocate(3 << 20, stream=2) for _ in range(2)]
     pool.free(small.pop())
@@ -280,7 +280,7 @@ def test_statistics_know_classes_streams_and_why_a_pool_grew() -> None:
     pool.allocate(40 << 20, stream=1)
     idle = pool.statistics().idle_at_peak
     assert idle.hard + idle.stream + idle.cached + idle.soft == before.reserved - before.live
-    assert (idle.cached, idle.soft) == (1024, 0)
+    assert (idle.cached, idle.soft) == (0, 0)  # caches are emptied before a pool grows
     assert idle.stream >= 3 << 20
 
 
