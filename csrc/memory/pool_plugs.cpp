@@ -1,6 +1,7 @@
 // What the ways into the pool for other libraries ask of it: a block's size and place, and its hand-over to their
 // streams.
 #include "core/error.hpp"
+#include "memory/poison.hpp"
 #include "memory/pool.hpp"
 
 namespace pyparallel::memory {
@@ -21,7 +22,9 @@ void Pool::share(void* data, Stream stream) {
 std::uint64_t Pool::num_bytes(const void* data) {
   if (const auto found = find_planned(data)) return found->rounded;
   const Block* const block = blocks_.find(data);
-  return block != nullptr && block->state.load(std::memory_order_acquire) == State::kLive ? block->num_bytes : 0;
+  if (block == nullptr || block->state.load(std::memory_order_acquire) != State::kLive) return 0;
+  allow(*upstream_, block->data, block->num_bytes);  // who asks may use all of them
+  return block->num_bytes;
 }
 
 std::pair<char*, std::uint64_t> Pool::segment(const void* data) {
