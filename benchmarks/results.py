@@ -62,9 +62,7 @@ class Row:
             met = self.target.is_met(self.ratio.median)
             claims[f"{self.target.bound} {self.target.ratio:g}x"] = met
         if self.most_seconds is not None:
-            claims[f"at most {in_words(self.most_seconds)}"] = (
-                self.ours.median <= self.most_seconds
-            )
+            claims[f"at most {in_words(self.most_seconds)}"] = self.ours.median <= self.most_seconds
         return claims
 
     @property

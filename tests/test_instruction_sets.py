@@ -80,7 +80,7 @@ operands = {
     for dtype in (*floats, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 }
 def collective(rank):
-    ranks[rank].join(True)
+    ranks[rank].join()
     for dtype, tensors in operands.items():
         for name, op in core.Reduction.__members__.items():
             if name in ("mean", "premultiplied") and not dtype.is_floating_point:

@@ -70,12 +70,9 @@ class ShmCommunicator {
     close();
   }
 
-  void join(bool reads_peers) {
-    interruptible([&] { communicator_.join({shm::Patience{}.yield_ns, &has_signal}, reads_peers); });
+  void join() {
+    interruptible([&] { communicator_.join({shm::Patience{}.yield_ns, &has_signal}); });
   }
-
-  // The error number that keeps this rank from reading that one's memory; 0 if nothing does.
-  int refusal(int rank) { return communicator_.reader().refusal(rank); }
 
   void go_before(ShmCommunicator& other) { communicator_.go_before(other.communicator_); }
 
@@ -275,8 +272,7 @@ void register_comm(py::module_& module) {
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
       .def(py::init<std::shared_ptr<SharedSegment>, int, const std::vector<int>&, double>(), py::arg("control"),
            py::arg("rank"), py::arg("processes"), py::arg("timeout_seconds"))
-      .def("join", &Self::join, py::arg("reads_peers"))
-      .def("refusal", &Self::refusal, py::arg("rank"))
+      .def("join", &Self::join)
       .def("go_before", &Self::go_before, py::arg("other"))
       .def("set_on_failure", &Self::set_on_failure, py::arg("on_failure"))
       .def("flight_record", &Self::flight_record)

@@ -20,8 +20,7 @@ constexpr std::int64_t kBackgroundYieldNs = 20'000;  // the thread shares its co
 
 MessageLane::MessageLane(shm::Communicator& communicator)
     : communicator_(communicator),
-      messenger_(communicator.control(), communicator.rank(), communicator.processes(), communicator.segments(),
-                 communicator.reader()) {}
+      messenger_(communicator.control(), communicator.rank(), communicator.processes(), communicator.segments()) {}
 
 MessageLane::~MessageLane() { close(); }
 

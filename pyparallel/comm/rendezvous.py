@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import socket
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -174,22 +173,6 @@ def _splitter(store: Store, timeout_seconds: float) -> hierarchical.Split:
     return split
 
 
-def _say_what_cannot_be_read(native: core.ShmCommunicator, processes: list[int]) -> None:
-    """Warns, once per process, that messages take a slower way."""
-    refusals = [native.refusal(rank) for rank in range(len(processes))]
-    rank = next((rank for rank, refusal in enumerate(refusals) if refusal), None)
-    if rank is None:
-        return
-    warnings.warn(
-        f"the memory of rank {rank} (process {processes[rank]}) may not be read from here "
-        f"({os.strerror(refusals[rank])}): messages between ordinary tensors are copied twice. "
-        "A container needs the system call process_vm_readv for it; PYPARALLEL_READ_PEERS=0 "
-        "takes the slower way without this warning",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-
-
 def meet(
     exchange: Exchange, *, rank: int, world_size: int, timeout_seconds: float
 ) -> tuple[ShmCommunicator | None, list[Record]]:
@@ -225,6 +208,5 @@ def meet(
         control = core.Segment.open(records[0]["process"], records[0]["control"])
     processes = [other["process"] for other in records]
     native = core.ShmCommunicator(control, rank, processes, timeout_seconds)
-    native.join(os.environ.get("PYPARALLEL_READ_PEERS", "1") != "0")
-    _say_what_cannot_be_read(native, processes)
+    native.join()
     return ShmCommunicator(native, rank=rank, world_size=world_size), records

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-
-import pytest
-
 import pyparallel
 from pyparallel.comm import rendezvous
 from pyparallel.errors import CollectiveTimeoutError
@@ -51,18 +47,6 @@ def on_two_hosts() -> tuple[bool, list[str]]:
 
 def test_ranks_on_two_hosts_do_not_share_memory() -> None:
     assert on_two_hosts() == (True, ["a/1/1", "b/2/2"])
-
-
-class Refusing:
-    """A communicator that may not read rank 2."""
-
-    def refusal(self, rank: int) -> int:
-        return errno.EPERM if rank == 2 else 0
-
-
-def test_memory_that_cannot_be_read_is_said() -> None:
-    with pytest.warns(RuntimeWarning, match=r"rank 2 \(process 30\) .*Operation not permitted"):
-        rendezvous._say_what_cannot_be_read(Refusing(), [10, 20, 30])  # type: ignore[arg-type]
 
 
 def test_the_host_is_the_same_for_processes_that_see_each_other() -> None:

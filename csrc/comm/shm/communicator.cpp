@@ -39,7 +39,6 @@ Communicator::Communicator(std::shared_ptr<SharedSegment> control, int rank, con
       liveness_(control_, rank, processes),
       segments_(std::make_shared<SegmentTable>(segment_, rank)),
       peer_memory_(control_, processes),
-      reader_(processes),
       incoming_(processes.size()),
       buffers_(processes.size()),
       factors_(processes.size()) {
@@ -60,14 +59,12 @@ std::shared_ptr<SharedSegment> Communicator::create_control(int world_size) {
   return segment;
 }
 
-void Communicator::join(const Patience& patience, bool reads_peers) {
-  PeerReader::admit_peers(control_.rank(rank_));
+void Communicator::join(const Patience& patience) {
   publish(control_.rank(rank_).joined, 1);
   patience_ = &patience;
   current_ = nullptr;
   deadline_ = now_ns() + timeout_ns_;
   await_all(&RankBlock::joined, 1);
-  if (reads_peers) reader_.probe(control_);
 }
 
 void Communicator::leave() { control_.rank(rank_).closed.store(1, std::memory_order_release); }

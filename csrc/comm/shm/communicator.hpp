@@ -13,7 +13,6 @@
 
 #include "comm/shm/collective.hpp"
 #include "comm/shm/control.hpp"
-#include "comm/shm/peer_reader.hpp"
 #include "comm/shm/peers.hpp"
 #include "comm/shm/precedence.hpp"
 #include "core/shared_segment.hpp"
@@ -44,9 +43,8 @@ class Communicator {
   Communicator(std::shared_ptr<SharedSegment> control, int rank, const std::vector<int>& processes,
                double timeout_seconds);
 
-  // Says that this rank is here and waits until all are. `reads_peers`: whether messages may be read straight out of
-  // the sender's memory.
-  void join(const Patience& patience, bool reads_peers = true);
+  // Says that this rank is here and waits until all are.
+  void join(const Patience& patience);
   // Says that this rank leaves in good order: a peer that waits for it from now on gets PeerLostError at once.
   void leave();
   // The collectives of this communicator, which has had none yet, go before the other's and before all that the other
@@ -78,7 +76,6 @@ class Communicator {
   ControlBlock& control() { return control_; }
   Liveness& liveness() { return liveness_; }
   const std::vector<int>& processes() const { return processes_; }
-  PeerReader& reader() { return reader_; }
   FlightLog& flights() { return control_.rank(rank_).flights; }
   std::uint64_t log_flight(const Collective& c, std::uint32_t sequence) {
     return flights().submit(static_cast<std::uint8_t>(c.kind), c.dtype, c.count, c.root, sequence);
@@ -137,7 +134,6 @@ class Communicator {
   Liveness liveness_;
   std::shared_ptr<SegmentTable> segments_;
   PeerMemory peer_memory_;
-  PeerReader reader_;
 
   std::uint32_t sequence_ = 0;  // operations posted
   std::uint32_t piece_ = 0;     // pieces exchanged, the same number on all ranks

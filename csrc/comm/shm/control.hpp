@@ -15,7 +15,7 @@
 
 namespace pyparallel::shm {
 
-inline constexpr std::uint64_t kMagic = 0x7079706172616c34;   // "pyparal4": the layout's version
+inline constexpr std::uint64_t kMagic = 0x7079706172616c33;   // "pyparal3": the layout's version
 inline constexpr std::uint64_t kSlotBytes = 128 << 10;        // up to here a whole operand may go through its slot
 inline constexpr std::uint64_t kPieceBytes = 256 << 10;       // larger private operands pass in pieces of this size
 inline constexpr std::uint32_t kMaxSegments = 512;            // live shared allocations of one rank
@@ -76,7 +76,6 @@ struct RankBlock {
   alignas(128) Flag finished;         // operations on shared buffers this rank is through with
   alignas(128) Flag joined;           // 1 when the rank has come
   std::atomic<std::uint32_t> closed;  // 1 when the rank left in good order
-  std::atomic<std::uint64_t> probe;   // where kMagic lies in the rank's own memory
   SegmentEntry segments[kMaxSegments];
   Failure failure;
   alignas(128) FlightLog flights;

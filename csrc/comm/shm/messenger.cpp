@@ -35,13 +35,12 @@ std::string describe(const Message& m) {
 }
 
 Messenger::Messenger(ControlBlock& control, int rank, const std::vector<int>& processes,
-                     std::shared_ptr<SegmentTable> segments, PeerReader& reader)
+                     std::shared_ptr<SegmentTable> segments)
     : control_(control),
       rank_(rank),
       own_(control.rank(rank).inbox),
       segments_(std::move(segments)),
-      memory_(control, processes),
-      reader_(reader) {}
+      memory_(control, processes) {}
 
 Messenger::~Messenger() {
   for (const auto& buffer : bounce_) segments_->release(*buffer);
@@ -78,7 +77,6 @@ void Messenger::send(const std::shared_ptr<Message>& message) {
   }
   letter.kind = LetterKind::kOffer;
   letter.place = segments_->locate(m.data, bytes);
-  if (letter.place.segment == kPrivate) letter.place.offset = reinterpret_cast<std::uintptr_t>(m.data);
   m.id = letter.id;
   open_[m.id] = message;
   post(m.peer, letter);
@@ -149,13 +147,6 @@ void Messenger::match(const std::shared_ptr<Message>& message, const Letter& let
   if (letter.place.segment != kPrivate) return open_window(message, letter);
   const Place own = segments_->locate(m.data, bytes);
   if (own.segment != kPrivate) return post(m, LetterKind::kWindow, bytes, own);
-  if (!reader_.may_read(m.peer)) return take_in_halves(message);
-  m.way = Message::Way::kRead;
-  m.window = reinterpret_cast<char*>(letter.place.offset);
-  allow(message, chunks_of(bytes));
-}
-
-void Messenger::take_in_halves(const std::shared_ptr<Message>& message) {
   if (free_.empty() && bounce_.size() == kBounceBuffers) {
     starved_.push_back(message);
     return;
@@ -193,24 +184,14 @@ void Messenger::allow(const std::shared_ptr<Message>& message, std::uint64_t chu
   message->credits += chunks;
 }
 
-// False if the sender cannot be read after all: then the message begins again through a buffer.
-bool Messenger::read(const std::shared_ptr<Message>& message, std::uint64_t bytes) {
-  Message& m = *message;
-  if (reader_.read(m.peer, m.data + m.moved, reinterpret_cast<std::uintptr_t>(m.window) + m.moved, bytes)) return true;
-  m.moved = m.credits = 0;
-  take_in_halves(message);
-  return false;
-}
-
 void Messenger::advance(const std::shared_ptr<Message>& message) {
   Message& m = *message;
   const bool halves = m.way == Message::Way::kHalves;
   const std::uint64_t bytes = std::min(kChunkBytes, m.num_bytes() - m.moved);
-  if (m.way == Message::Way::kRead && !read(message, bytes)) return;
   char* const window = m.window + (halves ? m.moved % (2 * kChunkBytes) : m.moved);
   if (m.sending)
     stream_copy(window, m.data + m.moved, bytes);
-  else if (m.way != Message::Way::kRead)
+  else
     std::memcpy(m.data + m.moved, window, bytes);
   m.moved += bytes;
   --m.credits;

@@ -2,7 +2,6 @@
 //
 //   small    sender: contents into a slot of the receiver's inbox, done | receiver: out of the slot
 //   shared   sender offers the place | receiver copies straight out of it and says so
-//   read     likewise from ordinary memory, where the receiver may read the sender's (peer_reader.hpp)
 //   window   sender offers | receiver names where to write: its own tensor if that is shared, else a bounce buffer |
 //            sender fills the halves of the bounce buffer in turn while the receiver drains them
 #pragma once
@@ -16,7 +15,6 @@
 #include <vector>
 
 #include "comm/shm/control.hpp"
-#include "comm/shm/peer_reader.hpp"
 #include "comm/shm/peers.hpp"
 #include "comm/work.hpp"
 
@@ -38,13 +36,13 @@ struct Message : Work {
 
  private:
   friend class Messenger;
-  // What this rank does with the window: nothing, copy it whole, or its halves in turn; or it reads the sender.
-  enum class Way : std::uint8_t { kNone, kWhole, kHalves, kRead };
+  // What this rank does with the window: nothing, copy it whole, or its halves in turn.
+  enum class Way : std::uint8_t { kNone, kWhole, kHalves };
   Way way = Way::kNone;
-  std::uint32_t id = 0, partner = 0;    // here, and at the peer
-  std::uint64_t moved = 0;              // bytes
-  std::uint64_t credits = 0;            // chunks that may be copied now
-  char* window = nullptr;               // at the sender if it is read
+  std::uint32_t id = 0, partner = 0;  // here, and at the peer
+  std::uint64_t moved = 0;            // bytes
+  std::uint64_t credits = 0;          // chunks that may be copied now
+  char* window = nullptr;
   std::shared_ptr<SharedSegment> held;  // what the window lies in
 };
 
@@ -56,9 +54,7 @@ class Messenger {
   static constexpr std::uint64_t kChunkBytes = 128 << 10;  // copied in one step; half a bounce buffer
   static constexpr int kBounceBuffers = 4;                 // messages that come to this rank in halves at a time
 
-  // `reader`: outlives the messenger.
-  Messenger(ControlBlock& control, int rank, const std::vector<int>& processes, std::shared_ptr<SegmentTable> segments,
-            PeerReader& reader);
+  Messenger(ControlBlock& control, int rank, const std::vector<int>& processes, std::shared_ptr<SegmentTable> segments);
   ~Messenger();
   Messenger(const Messenger&) = delete;
   Messenger& operator=(const Messenger&) = delete;
@@ -85,12 +81,10 @@ class Messenger {
   void send(const std::shared_ptr<Message>& message);
   void receive(const Letter& letter);
   void match(const std::shared_ptr<Message>& message, const Letter& letter);
-  void take_in_halves(const std::shared_ptr<Message>& message);
   void offer_bounce(const std::shared_ptr<Message>& message);
   void open_window(const std::shared_ptr<Message>& message, const Letter& letter);
   void allow(const std::shared_ptr<Message>& message, std::uint64_t chunks);
   void advance(const std::shared_ptr<Message>& message);
-  bool read(const std::shared_ptr<Message>& message, std::uint64_t bytes);
   void finish(const std::shared_ptr<Message>& message);
   void complete(Message& message, const std::exception_ptr& error = {});
   bool concerns(const Message& message, int gone) const;
@@ -104,7 +98,6 @@ class Messenger {
   Inbox& own_;
   std::shared_ptr<SegmentTable> segments_;
   PeerMemory memory_;
-  PeerReader& reader_;
 
   std::uint64_t head_ = 0;  // letters taken
   std::uint32_t next_id_ = 0;
