@@ -96,8 +96,7 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
     data = block->data;
     if (planned) planned->placed(data, {rounded, id}, stream);
   }
-  live_.add(rounded);
-  live_by_class_[class_of(rounded)].add(rounded);
+  live_.add(class_of(rounded), rounded);
   if (cache) {
     cache->counters().allocated(rounded, num_bytes);
   } else {
@@ -143,8 +142,7 @@ bool Pool::free_planned(void* data) {
   const auto freed = planned ? planned->free(data) : std::nullopt;
   if (!freed) return false;
   const auto [num_bytes, rounded] = *freed;
-  live_.subtract(rounded);
-  live_by_class_[class_of(rounded)].subtract(rounded);
+  live_.subtract(class_of(rounded), rounded);
   if (Observer* const observer = observer_.load(std::memory_order_acquire))
     observer->record({Action::kFreeRequested, data, num_bytes, 0, observer->call_site()});
   if (ThreadCache* const cache = thread_cache()) {
@@ -163,8 +161,7 @@ void Pool::free(void* data) {
   State live = State::kLive;
   if (block == nullptr || !block->state.compare_exchange_strong(live, State::kCached)) no_live_block("free", data);
   const std::uint64_t num_bytes = block->num_bytes, requested = block->requested.load(std::memory_order_relaxed);
-  live_.subtract(num_bytes);
-  live_by_class_[class_of(num_bytes)].subtract(num_bytes);
+  live_.subtract(class_of(num_bytes), num_bytes);
   if (Observer* const observer = observer_.load(std::memory_order_acquire))
     observer->record({Action::kFreeRequested, data, requested, 0, observer->call_site()});
   ThreadCache* const cache = thread_cache();
@@ -240,8 +237,7 @@ Statistics Pool::statistics() {
   Statistics s{};
   sum.tell(s);
   s.live = live_.value(), s.live_peak = live_.peak();
-  for (int c = 0; c < kClasses; ++c)
-    s.by_class[c].live = live_by_class_[c].value(), s.by_class[c].live_peak = live_by_class_[c].peak();
+  for (int c = 0; c < kClasses; ++c) s.by_class[c].live = live_.value(c), s.by_class[c].live_peak = live_.peak(c);
   s.reserved = arena_.reserved.value(), s.reserved_peak = arena_.reserved.peak(), s.pending = pending_;
   s.free = arena_.free_bytes(), s.largest_hole = arena_.largest_free();
   s.segments = arena_.segments();

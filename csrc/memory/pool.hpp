@@ -155,8 +155,8 @@ class Pool {
   const std::uint64_t fork_depth_;  // of that process
   const int process_;
   BlockMap blocks_;
-  Gauge live_, live_by_class_[kClasses];
-  std::atomic<Observer*> observer_{nullptr};  // the last of observers_
+  LiveBytes live_;
+  alignas(64) std::atomic<Observer*> observer_{nullptr};  // the last of observers_
   std::atomic<std::uint64_t> observed_{0};
   const std::shared_ptr<std::atomic<int>> ended_caches_ = std::make_shared<std::atomic<int>>(0);
 
