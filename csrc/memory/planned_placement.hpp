@@ -1,7 +1,6 @@
 // Planned placement: training repeats itself, so a step that was recorded twice is placed beforehand, as one.
 //
-//   waiting -> recording -> planning -> ready -> taking -> serving    (the first divergence: best fit until the step
-//   ends)
+//   waiting -> recording -> planning -> ready -> taking -> serving    (divergence: best fit until the step ends)
 //      ^                                  ^        arenas  |    |
 //      |                                  +---- given back +    v some divergences in a row
 //      +------------------------------------------------- retiring (until no planned block is alive)
@@ -9,12 +8,10 @@
 // While it serves, request k of a step must have the size and stream of request k of the plan, and its blockers
 // (planned_step.hpp) must be dead. Then its place is free, whatever happened before:
 //   1. A step begins to be served only if each planned block alive is one that the plan lets live over the end of a
-//   step.
-//      Those are alive at one time of the plan, so they do not overlap.
+//      step. Those are alive at one time of the plan, so they do not overlap.
 //   2. Requests are served in the order of the plan without a gap from the first one, or from the first after the
-//   arenas
-//      were taken, empty. So the last planned block on any byte is among the blockers, or its step was not served: then
-//      the byte is free, or belongs to a block of 1, which is the last on that byte in the plan.
+//      arenas were taken, empty. So the last planned block on any byte is among the blockers, or its step was not
+//      served: then the byte is free, or belongs to a block of 1, which is the last on that byte in the plan.
 // Frees may come at any time, from any thread: an early one changes nothing, a late one is a divergence if a block that
 // is due needs the bytes, and nothing otherwise. Blocks that another stream uses are not planned; should one come to be
 // used so while it is served, it stays until that stream's events have passed.
