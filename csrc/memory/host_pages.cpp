@@ -7,11 +7,16 @@
 
 namespace pyparallel::memory {
 
-// An address costs nothing until its page is opened, so there is room for holes.
+// An address costs nothing until its page is opened, so there is room for holes. ThreadSanitizer leaves a program few
+// addresses: there many pools must do with less each.
 std::uint64_t HostPages::most_addresses() {
+#if defined(__SANITIZE_THREAD__)
+  return 4 * kLeastAddresses;
+#else
   const auto physical =
       static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
   return std::max(4 * physical, kLeastAddresses);
+#endif
 }
 
 void HostPages::use_range(char* data, std::uint64_t num_bytes) {
