@@ -16,14 +16,17 @@ void Communicator::combine_sources(char* const* targets, int target_count, std::
     for (int r = 0; r < world_size_; ++r) factors_[r] = operation(r).factor;
     combination.factors = factors_.data();
   }
-  const std::uint64_t step = ahead_.load(std::memory_order_acquire) ? kPieceBytes : std::max<std::uint64_t>(bytes, 1);
+  const auto combine_all = [&](char* const* places, std::uint64_t some) {
+    combine(places, target_count, buffers_.data(), world_size_, static_cast<std::int64_t>(some / item_size(c.dtype)),
+            c.dtype, combination);
+  };
+  if (!ahead_.load(std::memory_order_acquire)) return combine_all(targets, bytes);
   std::vector<char*> places(targets, targets + target_count);
-  for (std::uint64_t at = 0; at < bytes; at += step) {
+  for (std::uint64_t at = 0; at < bytes; at += kPieceBytes) {
     give_way();
-    combine(places.data(), target_count, buffers_.data(), world_size_,
-            static_cast<std::int64_t>(std::min(step, bytes - at) / item_size(c.dtype)), c.dtype, combination);
-    for (char*& place : places) place += step;
-    for (char*& buffer : buffers_) buffer += step;
+    combine_all(places.data(), std::min(kPieceBytes, bytes - at));
+    for (char*& place : places) place += kPieceBytes;
+    for (char*& buffer : buffers_) buffer += kPieceBytes;
   }
 }
 
