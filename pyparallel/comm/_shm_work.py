@@ -21,7 +21,6 @@ class ShmWork:
         self,
         communicator: core.ShmCommunicator,
         native: core.Work,
-        *,
         written: Tensor | None = None,
         read: Tensor | None = None,
     ) -> None:

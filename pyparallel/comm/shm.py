@@ -258,7 +258,7 @@ class ShmCommunicator:
     def _track(
         self, native: core.Work, *, written: Tensor | None = None, read: Tensor | None = None
     ) -> ShmWork:
-        work = ShmWork(self._native, native, written=written, read=read)
+        work = ShmWork(self._native, native, written, read)
         in_flight = self._in_flight
         while in_flight and in_flight[0].native.completed:
             in_flight.popleft()
