@@ -23,7 +23,9 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Configures and builds the one extension there is."""
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        # "t" of a free-threaded interpreter, whose headers differ.
+        python = f"{sys.implementation.cache_tag}{sys.abiflags}"
+        build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{python}"
         build.mkdir(parents=True, exist_ok=True)
         options = {
             "CMAKE_BUILD_TYPE": "Release",

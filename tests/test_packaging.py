@@ -26,6 +26,14 @@ def test_import_is_silent_and_changes_nothing() -> None:
     assert (probe.returncode, probe.stdout, probe.stderr) == (0, "", "")
 
 
+@pytest.mark.skipif(
+    getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python runs with a GIL"
+)
+def test_the_import_leaves_a_free_threaded_python_without_a_gil() -> None:
+    code = "import sys, pyparallel; print(sys._is_gil_enabled())"
+    assert run(sys.executable, "-c", code) == "False\n"
+
+
 def run(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <mutex>
 #include <utility>
 
 #include "comm/message_lane.hpp"
@@ -92,12 +93,14 @@ class ShmCommunicator {
     messages_.fail(error);
   }
 
+  // Of several threads the first closes, the others wait for it.
   void close() {
-    if (getpid() != process_ || closed_) return;
-    closed_ = true;
-    queue_->close();
-    messages_.close();
-    communicator_.leave();
+    if (getpid() != process_) return;
+    std::call_once(closed_, [this] {
+      queue_->close();
+      messages_.close();
+      communicator_.leave();
+    });
   }
 
   std::shared_ptr<Work> submit(const shm::Collective& collective, bool background) {
@@ -115,18 +118,17 @@ class ShmCommunicator {
       else
         queue_->wait(work, &has_signal);
     };
-    if (on_failure_.is_none()) return interruptible(either);
     try {
       interruptible(either);
     } catch (const std::runtime_error& error) {  // ours, not what a signal handler raised
-      const py::object tell = std::exchange(on_failure_, py::none());
-      tell(error.what(), flight_record(), who_waits());
+      if (const py::object tell = swap_on_failure(py::none()); !tell.is_none())
+        tell(error.what(), flight_record(), who_waits());
       throw;
     }
   }
 
   // What the first failed wait calls, with the error's text, the flight record and who waits for whom.
-  void set_on_failure(py::object on_failure) { on_failure_ = std::move(on_failure); }
+  void set_on_failure(py::object on_failure) { swap_on_failure(std::move(on_failure)); }
 
   // A dict per rank: whom it waits for, and its last operations.
   py::list flight_record() {
@@ -201,12 +203,20 @@ class ShmCommunicator {
                             "; a forked child (process " + std::to_string(getpid()) + ") cannot use it");
   }
 
+  // The one before. No count of references changes, and so nothing of Python runs, under the lock.
+  py::object swap_on_failure(py::object next) {
+    const std::lock_guard<std::mutex> lock(on_failure_mutex_);
+    std::swap(on_failure_, next);
+    return next;
+  }
+
   shm::Communicator communicator_;
   std::shared_ptr<ProgressQueue> queue_;
   MessageLane messages_;
   int process_;
-  bool closed_ = false;
-  py::object on_failure_ = py::none();
+  std::once_flag closed_;
+  std::mutex on_failure_mutex_;
+  py::object on_failure_ = py::none();  // guarded by on_failure_mutex_
 };
 
 // A collective without the parts that only some have.
@@ -230,7 +240,7 @@ void register_work(py::module_& module) {
       .def_readonly("submitted_ns", &Work::submitted_ns)
       .def_property_readonly("started_ns", [](const Work& w) { return w.started_ns.load(); })
       .def_property_readonly("ended_ns", [](const Work& w) { return w.ended_ns.load(); })
-      .def_readonly("waited_ns", &Work::waited_ns);
+      .def_property_readonly("waited_ns", [](const Work& w) { return w.waited_ns.load(); });
 }
 
 void register_segments(py::module_& module) {

@@ -17,14 +17,16 @@ const shm::Patience kBackgroundPatience{50'000, {}};
 ProgressQueue::~ProgressQueue() { close(); }
 
 void ProgressQueue::close() {
+  std::thread thread;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
     if (!broken_) broken_ = std::make_exception_ptr(InvalidArgument("the communicator is closed"));
+    thread = std::move(thread_);
   }
   communicator_.abandon();
   wake_.notify_all();
-  if (thread_.joinable()) thread_.join();
+  if (thread.joinable()) thread.join();
 }
 
 void ProgressQueue::fail(const std::exception_ptr& error) {
@@ -51,6 +53,7 @@ std::shared_ptr<Work> ProgressQueue::submit(const shm::Collective& collective, b
   // A small collective that is posted needs no thread: peers have its operand, and the waiter combines.
   if (background && !(at_once && communicator_.through_slot(collective))) {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (stop_) return work;  // closed meanwhile: whoever waits hears of it
     background_ = true;
     if (!thread_.joinable()) thread_ = std::thread([this] { progress(); });
     wake_.notify_one();

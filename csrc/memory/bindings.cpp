@@ -120,7 +120,10 @@ void register_memory(py::module_& module) {
       .def("trim", &Pool::trim, without_gil)
       .def("blocks", [](Pool& pool) { return as_list(released([&] { return pool.list(); })); })
       .def("observed", &Pool::observed)
-      .def("observe", &observe, py::arg("observer").none(true))
+      .def("observe", &observe, py::arg("observer").none(false))
+      .def(
+          "unobserve", [](Pool& pool, const memory::Recorder& recorder) { pool.unobserve(&recorder); },
+          py::arg("observer"), without_gil)
       .def(
           "observer", [](Pool& pool) { return pool.observer() == nullptr ? nullptr : last_observer(pool); },
           without_gil)

@@ -272,6 +272,11 @@ void Pool::observe(std::shared_ptr<Observer> observer) {
   if (observer) observers_.push_back(std::move(observer));
 }
 
+void Pool::unobserve(const Observer* observer) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (observer_.load(std::memory_order_relaxed) == observer) observer_.store(nullptr, std::memory_order_release);
+}
+
 void Pool::on_failure(std::shared_ptr<FailureCallback> callback) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);

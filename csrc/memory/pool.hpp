@@ -81,6 +81,8 @@ class Pool {
   std::vector<ListedSegment> list();
   // Tells this observer of everything from now on, or nobody. The pool keeps all it ever had until it ends.
   void observe(std::shared_ptr<Observer> observer);
+  // Tells this one no more, if it is told; nobody instead.
+  void unobserve(const Observer* observer);
   // The last that was not nobody.
   std::shared_ptr<Observer> last_observer();
   Observer* observer() const { return observer_.load(std::memory_order_acquire); }

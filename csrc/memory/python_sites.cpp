@@ -1,5 +1,7 @@
 #include "memory/python_sites.hpp"
 
+#include <pthread.h>
+
 #include <array>
 #include <deque>
 #include <span>
@@ -62,6 +64,9 @@ class Table {
     std::lock_guard<std::mutex> lock(mutex_);
     return site == 0 || site > sites_.size() ? std::vector<Frame>{} : sites_[site - 1];
   }
+  // Around a fork, so that the child's copy is whole and free.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
 
  private:
   std::mutex mutex_;
@@ -73,6 +78,8 @@ class Table {
 // Outlives the interpreter and every pool.
 Table& table() {
   static auto* const only = new Table;
+  [[maybe_unused]] static const int installed =
+      pthread_atfork([] { only->lock(); }, [] { only->unlock(); }, [] { only->unlock(); });
   return *only;
 }
 

@@ -13,7 +13,8 @@ class Views {
 
   void add(const void* data);
   void drop(const void* data) noexcept;
-  // A single load while nothing is viewed.
+  // A fence and a load while nothing is viewed. Of a thread that adds a view and then looks whether the block was given
+  // up, and one that gives it up and then counts, at least one sees what the other did.
   int count(const void* data);
 
  private:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pyparallel.memory.pool import MemoryPool
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Block:
     """Memory of a pool, until it is freed. torch.from_dlpack(block) views its bytes.
 
@@ -20,14 +20,20 @@ class Block:
         num_bytes: bytes asked for.
         stream: handle of the stream in whose order it is used, and freed.
         pool: that it is from.
-        freed: whether it was given back; its address may then be another block's.
+        right_to_free: an element that one thread takes out to free the block; lists hand each of
+            theirs to one thread, with and without a GIL.
     """
 
     ptr: int
     num_bytes: int
     stream: int
     pool: MemoryPool = field(repr=False)
-    freed: bool = False
+    right_to_free: list[None] = field(repr=False)
+
+    @property
+    def freed(self) -> bool:
+        """Whether it was, or just is, given back; its address may then be another block's."""
+        return not self.right_to_free
 
     def __dlpack__(
         self,

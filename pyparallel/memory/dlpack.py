@@ -47,9 +47,13 @@ def export(
         # None and 1 are the default stream; 2 is the handle of each thread's own.
         pool.native.share(block.ptr, 0 if stream in (None, 1) else stream)
     versioned = max_version is not None and max_version[0] >= 1
-    return core.dlpack(
+    capsule = core.dlpack(
         pool.native, block.ptr, block.num_bytes, pool.device, versioned=versioned, owning=False
     )
+    if block.freed:  # by another thread, before it could see the view
+        del capsule
+        raise ValueError(f"{block.ptr:#x} is no live block of {pool!r}")
+    return capsule
 
 
 def tensor(pool: MemoryPool, shape: tuple[int, ...], dtype: torch.dtype, stream: int) -> Tensor:

@@ -25,7 +25,7 @@ class Plug:
         """
         self._what = what
         self._undo = undo
-        self._is_in_force = True
+        self._right_to_undo = [None]  # one thread takes it out
 
     def undo(self) -> None:
         """Puts back what was there before; a second call does nothing.
@@ -37,9 +37,11 @@ class Plug:
         """
         if self._undo is None:
             raise ValueError(f"{self._what} cannot be undone in this process")
-        if self._is_in_force:
-            self._is_in_force = False
-            self._undo()
+        try:
+            self._right_to_undo.pop()
+        except IndexError:
+            return
+        self._undo()
 
     def __enter__(self) -> Plug:
         if self._undo is None:
@@ -55,4 +57,4 @@ class Plug:
         self.undo()
 
     def __repr__(self) -> str:
-        return f"<{self._what}{'' if self._is_in_force else ', undone'}>"
+        return f"<{self._what}{'' if self._right_to_undo else ', undone'}>"

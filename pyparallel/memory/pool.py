@@ -82,7 +82,7 @@ class MemoryPool:
         """
         if not 0 <= num_bytes < 1 << 63:
             raise ValueError(f"allocate: {num_bytes} is no number of bytes")
-        return Block(self.native.allocate(num_bytes, stream), num_bytes, stream, self)
+        return Block(self.native.allocate(num_bytes, stream), num_bytes, stream, self, [None])
 
     def free(self, block: Block, *, stream: int | None = None) -> None:
         """Gives a block back. Never synchronises.
@@ -96,12 +96,19 @@ class MemoryPool:
         """
         if block.pool is not self:
             raise ValueError(f"free: {block.ptr:#x} is no live block of this pool, but of another")
-        if block.freed:
-            raise ValueError(f"free: {block.ptr:#x} is no live block of this pool: freed before")
-        if stream is not None:
-            self.native.use(block.ptr, stream)
-        self.native.free(block.ptr)
-        block.freed = True
+        try:
+            block.right_to_free.pop()
+        except IndexError:
+            raise ValueError(
+                f"free: {block.ptr:#x} is no live block of this pool: freed before"
+            ) from None
+        try:
+            if stream is not None:
+                self.native.use(block.ptr, stream)
+            self.native.free(block.ptr)
+        except Exception:  # it is still live; whatever interrupts us may have come after its end
+            block.right_to_free.append(None)
+            raise
 
     def tensor(self, *shape: int, dtype: torch.dtype = torch.float32, stream: int = 0) -> Tensor:
         """A contiguous tensor of the pool's memory, whose block is freed with its last view.

@@ -38,8 +38,7 @@ class Recording:
 
     def close(self) -> None:
         """Watches no more; what was recorded stays. May be called again."""
-        if self.is_open:
-            self._pool.observe(None)
+        self._pool.unobserve(self._native)
 
     def clear(self) -> None:
         """Forgets the events until now."""

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 from pyparallel._native import core
@@ -57,7 +58,7 @@ def snapshot(pool: MemoryPool) -> dict[str, Any]:
 def dump_snapshot(pool: MemoryPool, path: str | Path) -> None:
     """Writes `snapshot(pool)` as a pickle that torch's tools open; the file appears whole."""
     path = Path(path)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{get_ident()}.partial")
     try:
         partial.write_bytes(pickle.dumps(snapshot(pool), protocol=PROTOCOL))
         partial.replace(path)

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -66,7 +67,7 @@ def dump_timeline(snapshot: Mapping[str, Any], path: str | Path, *, device: int 
             '<html xmlns="http://www.w3.org/1999/xhtml"><head><meta charset="utf-8"/>'
             f"<title>memory</title></head><body>\n{text}\n</body></html>\n"
         )
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{get_ident()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)

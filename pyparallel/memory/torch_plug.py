@@ -60,7 +60,7 @@ def _use_in_scope(pool: MemoryPool) -> Plug:
     if torch_pool is None:
         functions = core.torch_segment_functions(pool.native)
         allocator = torch._C._cuda_customAllocator(*functions)
-        torch_pool = _torch_pools[pool.native] = torch.cuda.MemPool(allocator)
+        torch_pool = _torch_pools.setdefault(pool.native, torch.cuda.MemPool(allocator))
     context = torch.cuda.use_mem_pool(torch_pool, pool.device)
     context.__enter__()
     return Plug(f"torch from {pool!r}", lambda: _leave(context))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 
 import pyparallel
+from pyparallel._native import core
 from pyparallel.errors import PeerFailedError
 from ranks import errors_of_ranks, meet, run_ranks
 
@@ -167,3 +173,31 @@ def test_an_error_of_one_rank_alone_reaches_the_others() -> None:
     assert told.startswith("PeerFailedError: rank 1 (process")
     assert "failed in all_reduce(100000 x float32, sum) #" in told
     assert "Too many open files" in told
+
+
+def at_once(*calls: Callable[[], object]) -> list[BaseException | None]:
+    """Each in a thread of its own; what they raised."""
+    start = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], object]) -> object:
+        start.wait(60)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return [one.exception(60) for one in [threads.submit(run, call) for call in calls]]
+
+
+def test_threads_that_fail_and_close_at_once_do_so_once() -> None:
+    for _ in range(10):
+        control, processes = core.ShmCommunicator.create_control(2), [os.getpid()] * 2
+        ranks = [core.ShmCommunicator(control, rank, processes, 60.0) for rank in (0, 1)]
+        assert at_once(ranks[0].join, ranks[1].join) == [None, None]
+        told: list[str] = []
+        ranks[0].set_on_failure(lambda text, *_, told=told: told.append(text))
+        work = ranks[0].barrier(True)
+        waits = [partial(ranks[0].wait, work)] * 4
+        *errors, aborted = at_once(*waits, partial(ranks[1].abort, "enough"))
+        assert [type(error) for error in errors] == [PeerFailedError] * 4
+        assert aborted is None
+        assert len(told) == 1
+        assert at_once(*[ranks[0].close] * 4, ranks[1].close) == [None] * 5

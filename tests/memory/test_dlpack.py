@@ -100,6 +100,25 @@ def test_a_capsule_is_consumed_once() -> None:
     pool.free(block)
 
 
+def test_a_block_that_is_freed_while_it_is_handed_over_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = MemoryPool()
+    block = pool.allocate(10)
+
+    class Interposed:  # what another thread may do between the checks and the view
+        def dlpack(self, *args: object, **options: object) -> object:
+            pool.free(block)
+            return core.dlpack(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("pyparallel.memory.dlpack.core", Interposed())
+    with pytest.raises(ValueError, match="no live block"):
+        block.__dlpack__()
+    other = pool.allocate(10)
+    assert other.ptr == block.ptr
+    pool.free(other)  # nothing views it
+
+
 def test_what_cannot_be_handed_over_is_refused() -> None:
     pool = MemoryPool()
     block = pool.allocate(10)

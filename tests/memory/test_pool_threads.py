@@ -9,11 +9,15 @@ import random
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from pyparallel._native import core
 from pyparallel.errors import OutOfMemoryError
-from pyparallel.memory import Block, MemoryPool
+from pyparallel.memory import Block, MemoryPool, snapshot, use_in_numpy
 
 DEADLINE = 120.0  # seconds
 
@@ -136,3 +140,129 @@ def test_of_many_threads_that_free_one_block_one_succeeds() -> None:
         run_threads(*[free] * 4)
         assert len(refused) == 3, refused
     assert pool.statistics().live == 0
+
+
+class Interposed:
+    """A native pool with other functions in place of some of its own."""
+
+    def __init__(self, native: core.Pool, **functions: Callable[..., Any]) -> None:
+        self._native = native
+        self.__dict__.update(functions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native, name)
+
+
+def test_a_second_free_spares_the_block_that_has_the_address_next() -> None:
+    pool = MemoryPool()
+    native, block = pool.native, pool.allocate(1000)
+    others: list[Block] = []
+
+    def free(data: int) -> None:  # what other threads may do before the first free has returned
+        native.free(data)
+        others.append(pool.allocate(1000))
+        with pytest.raises(ValueError, match="freed before"):
+            pool.free(block)
+
+    pool.native = Interposed(native, free=free)  # type: ignore[assignment]
+    pool.free(block)
+    (other,) = others
+    assert other.ptr == block.ptr
+    assert pool.statistics().live == 1024
+    pool.native = native
+    pool.free(other)
+
+
+def test_a_block_whose_free_failed_can_be_freed() -> None:
+    pool = MemoryPool()
+    block = pool.allocate(1000)
+    view = block.__dlpack__()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="still viewed by 1"):
+            pool.free(block)
+        assert not block.freed
+    del view
+    pool.free(block)
+    assert block.freed
+    assert pool.statistics().live == 0
+
+
+def test_of_a_view_and_a_free_at_once_one_at_most_succeeds() -> None:
+    pool = MemoryPool()
+    for _ in range(100):
+        block = pool.allocate(1000)
+        start, views, refused = threading.Barrier(2), [], []
+
+        def attempt(
+            function: Callable[[], Any],
+            start: threading.Barrier = start,
+            refused: list[str] = refused,
+        ) -> None:
+            start.wait(DEADLINE)
+            try:
+                function()
+            except ValueError as error:
+                refused.append(str(error))
+
+        view = partial(lambda b, v: v.append(b.__dlpack__()), block, views)
+        run_threads(partial(attempt, view), partial(attempt, partial(pool.free, block)))
+        assert block.freed == (not views), refused
+        assert refused
+        views.clear()
+        if not block.freed:
+            pool.free(block)
+    assert pool.statistics().live == 0
+
+
+def test_whatever_threads_do_at_once_memory_is_nobody_elses(seed: int) -> None:
+    pool = MemoryPool()
+    shelf: queue.SimpleQueue[tuple[Any, np.ndarray, int]] = queue.SimpleQueue()
+
+    def put(draw: random.Random) -> None:
+        size, mark = draw.randrange(1, 1 << draw.randrange(1, 19)), draw.randrange(256)
+        kind = draw.randrange(3)
+        if kind == 0:
+            owner: Any = pool.allocate(size, stream=draw.randrange(2))
+            memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(owner.ptr))
+        elif kind == 1:
+            owner = pool.tensor(size, dtype=torch.uint8)
+            memory = owner.numpy()
+        else:
+            with use_in_numpy(pool):
+                owner = memory = np.empty(size, np.uint8)
+        memory[:] = mark
+        shelf.put((owner, memory, mark))
+
+    def take(draw: random.Random) -> None:
+        owner, memory, mark = shelf.get()
+        assert (memory == mark).all()
+        if isinstance(owner, Block):
+            pool.free(owner)
+            with pytest.raises(ValueError, match="freed before"):
+                pool.free(owner)
+
+    def look(draw: random.Random) -> None:
+        with pool.record(max_events=256, frames=draw.randrange(4)):
+            pool.free(pool.allocate(draw.randrange(1 << 16)))
+            found = snapshot(pool)
+            assert all(s["active_size"] <= s["total_size"] for s in found["segments"])
+        statistics = pool.statistics()
+        assert statistics.reserved <= statistics.reserved_peak
+        pool.stream_statistics()
+        pool.trim()
+
+    def work(own_seed: float) -> None:
+        draw = random.Random(own_seed)
+        for _ in range(150):
+            put(draw)
+            if draw.random() < 0.05:
+                look(draw)
+            take(draw)
+
+    draw = random.Random(seed)
+    run_threads(*[partial(work, draw.random()) for _ in range(4)])
+    gc.collect()
+    statistics = pool.statistics()
+    assert (statistics.live, statistics.allocations) == (0, statistics.frees)
+    pool.trim()
+    assert pool.statistics().reserved == 0

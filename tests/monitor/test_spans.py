@@ -1,5 +1,8 @@
 """SpanRing: totals count every span, the ring keeps the latest."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from pyparallel.monitor import Span, SpanRing
@@ -14,3 +17,30 @@ def test_totals_count_all_and_the_ring_keeps_the_latest() -> None:
     ring.reset()
     assert ring.totals() == {}
     assert ring.spans() == []
+
+
+def test_threads_record_while_others_read() -> None:
+    ring = SpanRing(capacity=50)
+    start = threading.Barrier(4)
+
+    def record(number: int) -> None:
+        start.wait(60)
+        for index in range(2000):
+            ring.record("shared", 0, 1)
+            ring.record(f"{number} {index % 100}", 0, 1)
+
+    def read() -> None:
+        start.wait(60)
+        for _ in range(500):
+            assert all(total > 0 for total in ring.totals().values())
+            assert len(ring.spans()) <= 50
+
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(record, number) for number in range(3)]
+        done.append(threads.submit(read))
+        for one in done:
+            one.result()
+    totals = ring.totals()
+    assert totals.pop("shared") == pytest.approx(6000e-9)
+    assert len(totals) == 300
+    assert all(total == pytest.approx(20e-9) for total in totals.values())

@@ -134,7 +134,7 @@ void Communicator::finish() {
 }
 
 void Communicator::close() {
-  if (std::exchange(closed_, true)) return;
+  if (closed_.exchange(true)) return;
   watchdog_.reset();
   const DeviceGuard guard(device_);
   Comm comm;

@@ -174,7 +174,7 @@ class Communicator {
 
   class Watchdog;
   std::unique_ptr<Watchdog> watchdog_;
-  bool closed_ = false;
+  std::atomic<bool> closed_{false};
 };
 
 }  // namespace pyparallel::nccl
