@@ -48,7 +48,10 @@ std::shared_ptr<Pool::FailureCallback> callback_of(const py::object& function) {
   });
 }
 
+// Its caller has given the block up (Block.right_to_free) before it counts views here, and who makes a view (dlpack())
+// looks afterwards whether the block was given up. Of the two at least one sees what the other did.
 void free_unviewed(Pool& pool, std::uintptr_t data) {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
   if (const int views = memory::Views::of_process().count(pointer<void>(data)); views > 0) {
     std::ostringstream message;
     message << "free: " << pointer<void>(data) << " is still viewed by " << views << " tensors or arrays";

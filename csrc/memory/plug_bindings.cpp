@@ -78,7 +78,10 @@ py::object dlpack(std::shared_ptr<Pool> pool, std::uintptr_t data, std::uint64_t
                   bool owning) {
   void* const block = pointer<void>(data);
   const memory::dlpack::Device where = {device < 0 ? 1 : 2, device < 0 ? 0 : device};
-  if (!owning) memory::Views::of_process().add(block);
+  if (!owning) {
+    memory::Views::of_process().add(block);
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // as in free_unviewed()
+  }
   const auto dropped = [pool = std::move(pool), block, owning] {
     if (!owning)
       memory::Views::of_process().drop(block);

@@ -14,7 +14,6 @@ void Views::add(const void* data) {
   std::lock_guard<std::mutex> lock(mutex_);
   ++counts_[data];
   all_.fetch_add(1, std::memory_order_release);
-  std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
 void Views::drop(const void* data) noexcept {
@@ -26,7 +25,6 @@ void Views::drop(const void* data) noexcept {
 }
 
 int Views::count(const void* data) {
-  std::atomic_thread_fence(std::memory_order_seq_cst);
   if (all_.load(std::memory_order_acquire) == 0) return 0;
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = counts_.find(data);

@@ -13,8 +13,7 @@ class Views {
 
   void add(const void* data);
   void drop(const void* data) noexcept;
-  // A fence and a load while nothing is viewed. Of a thread that adds a view and then looks whether the block was given
-  // up, and one that gives it up and then counts, at least one sees what the other did.
+  // A single load while nothing is viewed.
   int count(const void* data);
 
  private:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from threading import get_ident
 
@@ -26,7 +25,8 @@ class SpanRing:
     """Keeps the latest spans and the seconds spent per name since the last reset. Any thread.
 
     Without a lock, which a finalizer that records could wait for in vain: every step that threads
-    share is one call of a list or dictionary, which is atomic with and without a GIL.
+    share is one operation of a list or dictionary, atomic with and without a GIL. (A deque's copy
+    is not without one.)
     """
 
     def __init__(self, *, capacity: int = 65536) -> None:
@@ -34,13 +34,22 @@ class SpanRing:
 
         Args:
             capacity: how many spans are kept; older ones are dropped, the totals still count them.
+
+        Raises:
+            ValueError: a capacity below 1.
         """
-        self._spans: deque[Span] = deque(maxlen=capacity)
+        if capacity < 1:
+            raise ValueError(f"capacity: {capacity} spans are fewer than 1")
+        self._capacity = capacity
+        self._spans: list[Span] = []  # up to twice as many, cut back now and then
         self._totals_ns: dict[tuple[int, str], int] = {}  # by thread: each adds to its own
 
     def record(self, name: str, start_ns: int, end_ns: int) -> None:
         """Adds a span (nanoseconds of time.monotonic_ns())."""
-        self._spans.append(Span(name, start_ns, end_ns))
+        spans = self._spans
+        spans.append(Span(name, start_ns, end_ns))
+        if len(spans) >= 2 * self._capacity:
+            del spans[: -self._capacity]
         totals, key = self._totals_ns, (get_ident(), name)
         totals[key] = totals.get(key, 0) + end_ns - start_ns
 
@@ -53,11 +62,11 @@ class SpanRing:
 
     def spans(self) -> list[Span]:
         """The spans still in the ring, oldest first."""
-        return list(self._spans.copy())
+        return self._spans[-self._capacity :]
 
     def reset(self) -> None:
         """Forgets spans and totals."""
-        self._spans.clear()
+        self._spans = []
         self._totals_ns = {}
 
 

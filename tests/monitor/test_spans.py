@@ -1,6 +1,8 @@
 """SpanRing: totals count every span, the ring keeps the latest."""
 
+import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,8 +19,20 @@ def test_totals_count_all_and_the_ring_keeps_the_latest() -> None:
     ring.reset()
     assert ring.totals() == {}
     assert ring.spans() == []
+    with pytest.raises(ValueError, match="capacity: 0 spans"):
+        SpanRing(capacity=0)
 
 
+@pytest.fixture
+def hasty_threads() -> Iterator[None]:
+    """Threads take the GIL from each other wherever they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty_threads")
 def test_threads_record_while_others_read() -> None:
     ring = SpanRing(capacity=50)
     start = threading.Barrier(4)
