@@ -6,7 +6,7 @@
 
 #include "core/error.hpp"
 #include "memory/default_pools.hpp"
-#include "memory/per_process.hpp"
+#include "core/per_process.hpp"
 
 namespace pyparallel::memory {
 namespace {
