@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "core/error.hpp"
-#include "memory/default_pools.hpp"
 #include "core/per_process.hpp"
+#include "memory/default_pools.hpp"
 
 namespace pyparallel::memory {
 namespace {
