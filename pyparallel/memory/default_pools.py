@@ -41,8 +41,12 @@ def make_default(pool: MemoryPool) -> None:
     Raises:
         ValueError: the device has another default pool already.
     """
-    core.set_default_pool(_KINDS.get(pool.upstream, pool.device), pool.native)
-    _pools[pool.native] = pool
+    _pools[pool.native] = pool  # before any thread can find the native one
+    try:
+        core.set_default_pool(_KINDS.get(pool.upstream, pool.device), pool.native)
+    except ValueError:
+        _pools.pop(pool.native, None)
+        raise
 
 
 def device_index(device: torch.device | str | int) -> int:

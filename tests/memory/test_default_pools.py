@@ -25,6 +25,25 @@ def test_there_is_one_per_device() -> None:
     assert pool.statistics().live == before
 
 
+def test_a_pool_is_the_same_to_whoever_asks_while_it_becomes_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, found = MemoryPool(), []
+
+    class Interposed:  # what another thread may do as soon as the core has the pool
+        def set_default_pool(self, device: int, native: core.Pool) -> None:
+            assert (device, native) == (-1, pool.native)
+            found.append(default_pool("cpu"))
+
+        def default_pool(self, device: int) -> core.Pool:
+            return pool.native
+
+    monkeypatch.setattr("pyparallel.memory.default_pools._pools", {})
+    monkeypatch.setattr("pyparallel.memory.default_pools.core", Interposed())
+    make_default(pool)
+    assert found == [pool]
+
+
 def test_kinds_of_host_memory_have_pools_of_their_own() -> None:
     shared = default_pool("shared")
     assert shared is default_pool("shared") is not default_pool("cpu")
