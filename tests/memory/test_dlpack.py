@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import pytest
@@ -133,6 +137,44 @@ def test_what_cannot_be_handed_over_is_refused() -> None:
         pool.tensor(2, -1)
     block.__dlpack__(dl_device=(1, 0), copy=False)
     pool.free(block)
+
+
+def test_a_block_whose_free_failed_can_be_freed() -> None:
+    pool = MemoryPool()
+    block = pool.allocate(1000)
+    view = block.__dlpack__()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="still viewed by 1"):
+            pool.free(block)
+        assert not block.freed
+    del view
+    pool.free(block)
+    assert block.freed
+    assert pool.statistics().live == 0
+
+
+def test_of_a_view_and_a_free_at_once_one_at_most_succeeds() -> None:
+    pool = MemoryPool()
+
+    def attempt(start: threading.Barrier, function: Callable[[], object]) -> None:
+        start.wait(120)
+        with suppress(ValueError):
+            function()
+
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(100):
+            block, start = pool.allocate(1000), threading.Barrier(2)
+            views: list[object] = []
+            view = partial(lambda block, views: views.append(block.__dlpack__()), block, views)
+            for done in [
+                threads.submit(attempt, start, f) for f in (view, partial(pool.free, block))
+            ]:
+                done.result()
+            assert not (block.freed and views)
+            views.clear()
+            if not block.freed:
+                pool.free(block)
+    assert pool.statistics().live == 0
 
 
 def test_a_tensor_outlives_its_pool_and_ends_in_any_thread() -> None:

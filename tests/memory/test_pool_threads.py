@@ -173,47 +173,6 @@ def test_a_second_free_spares_the_block_that_has_the_address_next() -> None:
     pool.free(other)
 
 
-def test_a_block_whose_free_failed_can_be_freed() -> None:
-    pool = MemoryPool()
-    block = pool.allocate(1000)
-    view = block.__dlpack__()
-    for _ in range(2):
-        with pytest.raises(ValueError, match="still viewed by 1"):
-            pool.free(block)
-        assert not block.freed
-    del view
-    pool.free(block)
-    assert block.freed
-    assert pool.statistics().live == 0
-
-
-def test_of_a_view_and_a_free_at_once_one_at_most_succeeds() -> None:
-    pool = MemoryPool()
-    for _ in range(100):
-        block = pool.allocate(1000)
-        start, views, refused = threading.Barrier(2), [], []
-
-        def attempt(
-            function: Callable[[], Any],
-            start: threading.Barrier = start,
-            refused: list[str] = refused,
-        ) -> None:
-            start.wait(DEADLINE)
-            try:
-                function()
-            except ValueError as error:
-                refused.append(str(error))
-
-        view = partial(lambda b, v: v.append(b.__dlpack__()), block, views)
-        run_threads(partial(attempt, view), partial(attempt, partial(pool.free, block)))
-        assert block.freed == (not views), refused
-        assert refused
-        views.clear()
-        if not block.freed:
-            pool.free(block)
-    assert pool.statistics().live == 0
-
-
 def test_whatever_threads_do_at_once_memory_is_nobody_elses(seed: int) -> None:
     pool = MemoryPool()
     shelf: queue.SimpleQueue[tuple[Any, np.ndarray, int]] = queue.SimpleQueue()
