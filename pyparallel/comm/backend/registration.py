@@ -10,6 +10,7 @@ from torch._C._distributed_c10d import PrefixStore
 
 from pyparallel.comm.backend.identity import NAME
 from pyparallel.comm.backend.process_group import PyparallelProcessGroup
+from pyparallel.comm.of_group import timeout_of
 from pyparallel.comm.rendezvous import connect
 
 
@@ -30,7 +31,7 @@ def _create(options: Any, _: Any) -> PyparallelProcessGroup:
             store,
             rank=rank,
             world_size=world_size,
-            timeout_seconds=options.timeout.total_seconds(),
+            timeout_seconds=timeout_of(options.timeout.total_seconds()),
         ),
         store,
         options.timeout,
