@@ -25,7 +25,11 @@ def check_moved(what: str, device_type: str, *tensors: Tensor) -> None:
     """
     for tensor in tensors:
         # Reading `device` takes as long as all the rest.
-        if not (tensor.is_cpu if device_type == "cpu" else tensor.device.type == device_type):
+        try:
+            here = tensor.is_cpu if device_type == "cpu" else tensor.device.type == device_type
+        except AttributeError:
+            raise TypeError(f"{what}: {type(tensor).__name__} is no tensor") from None
+        if not here:
             raise ValueError(
                 f"{what}: the tensor is on {tensor.device}, this communicator serves {device_type}"
             )
@@ -144,6 +148,9 @@ def check_sizes(
 
 
 def check_shape(shape: tuple[int, ...]) -> None:
-    """No dimension of a new tensor is negative."""
+    """A new tensor's dimensions are integers from 0."""
+    for size in shape:
+        if not hasattr(size, "__index__"):
+            raise TypeError(f"empty: size {size!r} is no integer; sizes are given one by one")
     if any(size < 0 for size in shape):
         raise ValueError(f"empty: negative size in {shape}")

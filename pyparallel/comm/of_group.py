@@ -17,6 +17,7 @@ from pyparallel.comm.solo import SoloCommunicator
 from pyparallel.comm.torch_group import GroupCommunicator
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
+_LONGEST_SECONDS = 1e9  # 31 years; as nanoseconds far from what 64 bits hold
 
 _communicators: WeakKeyDictionary[dist.ProcessGroup, dict[torch.device, Communicator]] = (
     WeakKeyDictionary()
@@ -83,7 +84,10 @@ def _join(
 
 
 def timeout_of(timeout_seconds: float | None) -> float:
-    """The timeout given, or PYPARALLEL_TIMEOUT, or 600 s; ValueError if it is not positive."""
+    """The timeout given, or PYPARALLEL_TIMEOUT, or 600 s; ValueError if it is not positive.
+
+    "For ever", infinity for instance, is as long as the clocks beneath can count.
+    """
     if timeout_seconds is None:
         given = os.environ.get("PYPARALLEL_TIMEOUT")
         try:
@@ -92,4 +96,4 @@ def timeout_of(timeout_seconds: float | None) -> float:
             raise ValueError(f"PYPARALLEL_TIMEOUT is {given!r}, not a number") from None
     if not timeout_seconds > 0:
         raise ValueError(f"the timeout must be positive, it is {timeout_seconds}")
-    return timeout_seconds
+    return min(timeout_seconds, _LONGEST_SECONDS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 import torch
@@ -181,7 +182,8 @@ class SoloCommunicator:
         check_algorithm(what, algorithm, *algorithms_of(self.device.type))
         work = self._copy(output, input)
         if isinstance(op, Premultiplied):
-            output.mul_(op.factor)
+            with _written(output) as memory:
+                memory.mul_(op.factor)
         return work
 
     def _move(self, what: str, output: Tensor, input: Tensor) -> DoneWork:
@@ -192,10 +194,18 @@ class SoloCommunicator:
     def _copy(self, output: Tensor, input: Tensor) -> DoneWork:
         work = self._done()
         if output is not input:
-            output.view(-1).copy_(input.view(-1))
+            with _written(output) as memory:
+                memory.view(-1).copy_(input.detach().view(-1))
         return work
 
     def _done(self) -> DoneWork:
         if self._failure is not None:
             raise self._failure
         return DoneWork()
+
+
+@contextmanager
+def _written(tensor: Tensor) -> Iterator[Tensor]:
+    """Its memory to write, also if it requires grad or was made in inference mode."""
+    with torch.inference_mode(tensor.is_inference()):
+        yield tensor.detach()

@@ -102,14 +102,14 @@ class GroupCommunicator:
         options = dist.ReduceScatterOptions()
         operand, options = self._operand("reduce_scatter", input, op, options)
         part = output if operand.dtype == output.dtype else torch.empty_like(output).to(operand)
-        work = self._group._reduce_scatter_base(part.view(-1), operand.view(-1), options)
+        work = self._group._reduce_scatter_base(_flat(part), _flat(operand), options)
         return GroupWork(work, (output, input, part, operand), self._result(output, part, op))
 
     def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> GroupWork:
         """See Communicator.all_gather."""
         check_moved("all_gather", self.device.type, output, input)
         check_parts("all_gather", self.world_size, whole=output, part=input)
-        work = self._group._allgather_base(output.view(-1), input.view(-1))
+        work = self._group._allgather_base(_flat(output), _flat(input))
         return GroupWork(work, (output, input))
 
     def broadcast(self, tensor: Tensor, root: int = 0, *, background: bool = True) -> GroupWork:
@@ -132,8 +132,8 @@ class GroupCommunicator:
         parts = []
         if output is not None:
             check_parts("gather", self.world_size, whole=output, part=input)
-            parts = [list(output.view(self.world_size, -1))]
-        work = self._group.gather(parts, [input.view(-1)], options)
+            parts = [list(output.detach().view(self.world_size, -1))]
+        work = self._group.gather(parts, [_flat(input)], options)
         return GroupWork(work, (output, input))
 
     def scatter(
@@ -148,8 +148,8 @@ class GroupCommunicator:
         parts = []
         if input is not None:
             check_parts("scatter", self.world_size, whole=input, part=output)
-            parts = [list(input.view(self.world_size, -1))]
-        work = self._group.scatter([output.view(-1)], parts, options)
+            parts = [list(input.detach().view(self.world_size, -1))]
+        work = self._group.scatter([_flat(output)], parts, options)
         return GroupWork(work, (output, input))
 
     def all_to_all(
@@ -165,7 +165,7 @@ class GroupCommunicator:
         check_moved("all_to_all", self.device.type, output, input)
         to = check_sizes("all_to_all", self.world_size, output, output_sizes, name="output_sizes")
         of = check_sizes("all_to_all", self.world_size, input, input_sizes, name="input_sizes")
-        work = self._group.alltoall_base(output.view(-1), input.view(-1), to, of)
+        work = self._group.alltoall_base(_flat(output), _flat(input), to, of)
         return GroupWork(work, (output, input))
 
     def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> GroupWork:
@@ -219,9 +219,8 @@ class GroupCommunicator:
             wide = tensor if self._nccl else _accumulator(tensor)
             options.reduceOp = dist.ReduceOp.SUM
             return wide * op.factor, options
-        options.reduceOp = _REDUCE_OPS[op]
-        if op == "mean" and self._nccl:
-            options.reduceOp = dist.ReduceOp.AVG
+        average = op == "mean" and self._nccl
+        options.reduceOp = dist.ReduceOp.AVG if average else _REDUCE_OPS[op]
         if self._nccl or op in ("max", "min"):
             return tensor, options
         return _accumulator(tensor), options
@@ -234,15 +233,18 @@ class GroupCommunicator:
 
         def finish() -> None:
             if divide:
-                operand.div_(self.world_size)
+                operand.detach().div_(self.world_size)
             if operand is not tensor:
-                tensor.view(-1).copy_(operand.view(-1))
+                _flat(tensor).copy_(_flat(operand))
 
         return finish
 
 
 def _accumulator(tensor: Tensor) -> Tensor:
     """The tensor, or 16-bit floats as float32."""
-    if tensor.dtype in (torch.bfloat16, torch.float16):
-        return tensor.float()
-    return tensor
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """Its memory in one dimension; a leaf that requires grad is written as shared memory does."""
+    return tensor.detach().view(-1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -40,6 +43,8 @@ def test_the_timeout_is_a_positive_number(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PYPARALLEL_TIMEOUT", "7.5")
     assert timeout_of(None) == 7.5
     assert timeout_of(3) == 3
+    assert timedelta(seconds=timeout_of(math.inf)) > timedelta(days=365)
+    assert timeout_of(timedelta.max.total_seconds()) * 1e9 < 2**62  # counted in nanoseconds
     with pytest.raises(ValueError, match="positive, it is -1"):
         timeout_of(-1)
     monkeypatch.setenv("PYPARALLEL_TIMEOUT", "soon")

@@ -104,6 +104,12 @@ def refusals() -> None:
         c.all_to_all(torch.zeros(6), torch.zeros(6), output_sizes=(2, 3))
     with pytest.raises(ValueError, match="conjugate"):
         c.broadcast(torch.zeros(3, dtype=torch.complex64).conj())
+    with pytest.raises(TypeError, match="all_reduce: list is no tensor"):
+        c.all_reduce([1.0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"size \(2, 3\) is no integer"):
+        c.empty((2, 3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"size 2\.5 is no integer"):
+        c.empty(2.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="quint8"):
         c.broadcast(torch.quantize_per_tensor(six, 0.1, 0, torch.quint8))
     c.barrier().wait()

@@ -34,6 +34,26 @@ def test_operations_of_one_rank_copy_or_do_nothing() -> None:
     communicator.close()
 
 
+def test_leaves_and_inference_tensors_are_written_as_by_many_ranks() -> None:
+    c = SoloCommunicator(torch.device("cpu"))
+    source = torch.randn(4)
+    for collective in (c.all_gather, c.reduce_scatter, c.gather, c.scatter, c.all_to_all):
+        leaf = torch.zeros(4, requires_grad=True)
+        with torch.inference_mode():
+            inference = torch.zeros(4)
+        for output in (leaf, inference):
+            collective(output, source).wait()
+            assert torch.equal(output, source)
+    for output in (leaf, inference):
+        c.all_reduce(output, Premultiplied(0.5)).wait()
+        assert torch.equal(output, 0.5 * source)
+    with torch.inference_mode():
+        c.all_gather(leaf, source).wait()
+    assert torch.equal(leaf, source)
+    assert leaf.requires_grad
+    assert leaf.grad_fn is None
+
+
 def test_arguments_are_refused_as_by_many_ranks() -> None:
     """A script that runs alone must not fail only when it runs on two ranks."""
     c = SoloCommunicator(torch.device("cpu"))

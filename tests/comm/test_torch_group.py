@@ -35,17 +35,18 @@ def reductions() -> None:
                     c.all_reduce(torch.ones(2, dtype=dtype), op)
                 continue
             own = torch.full((1000,), c.rank + 1).to(dtype)
-            tensor = own.clone()
+            leaf = dtype.is_floating_point  # one that requires grad
+            tensor = own.clone().requires_grad_(leaf)
             work = c.all_reduce(tensor, op)
             work.wait()
             assert work.is_completed()
             assert work.exception() is None
             assert 0 < work.started_ns <= work.ended_ns
             assert bool((tensor == expected).all()), (op, dtype)
-            tensor = own.clone()
+            tensor = own.clone().requires_grad_(leaf)
             c.reduce(tensor, 1, op).wait()
             assert bool((tensor == (expected if c.rank == 1 else c.rank + 1)).all()), (op, dtype)
-            part = torch.empty(10, dtype=dtype)
+            part = torch.empty(10, dtype=dtype, requires_grad=leaf)
             c.reduce_scatter(part, own[:30], op).wait()
             assert bool((part == expected).all()), (op, dtype)
     with pytest.raises(ValueError, match="'avg' is none of"):
@@ -82,10 +83,11 @@ def moves() -> None:
     tensor = torch.full((10,), float(rank))
     c.broadcast(tensor, 1).wait()
     assert bool((tensor == 1).all())
-    whole, own = torch.empty(size * 2), torch.full((2,), float(rank))
+    whole = torch.empty(size * 2, requires_grad=True)
+    own = torch.full((2,), float(rank), requires_grad=True)
     c.all_gather(whole, own).wait()
     assert whole.tolist() == [0, 0, 1, 1, 2, 2]
-    whole.zero_()
+    whole.data.zero_()
     c.gather(whole if rank == 2 else None, own, 2).wait()
     assert whole.tolist() == ([0, 0, 1, 1, 2, 2] if rank == 2 else [0] * 6)
     c.scatter(own, torch.arange(6.0) if rank == 1 else None, 1).wait()
@@ -95,7 +97,7 @@ def moves() -> None:
     # Rank a sends a + b elements of value 10 a + b to rank b.
     sizes = [rank + other for other in range(size)]
     parts = [torch.full((rank + other,), 10.0 * rank + other) for other in range(size)]
-    output = torch.empty(sum(sizes))
+    output = torch.empty(sum(sizes), requires_grad=True)
     c.all_to_all(output, torch.cat(parts), output_sizes=sizes, input_sizes=sizes).wait()
     received = [torch.full((rank + other,), 10.0 * other + rank) for other in range(size)]
     assert torch.equal(output, torch.cat(received))

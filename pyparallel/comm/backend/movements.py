@@ -197,6 +197,12 @@ class Movements(Dispatcher):
     ) -> tuple[list[Work], Finish | None]:
         self._check_one_per_rank("all_gather", of_ranks)
         check_list([*of_ranks, input], what="all_gather")
+        own = of_ranks[self.communicator.rank]
+        if own.numel() != input.numel():
+            raise ValueError(
+                f"all_gather: this rank's input has {input.numel()} elements, "
+                f"its place in the outputs {own.numel()}"
+            )
         source = contiguous(input, what="all_gather")
         if len({tensor.numel() for tensor in of_ranks}) == 1:
             memory, finish = unpacked(of_ranks, what="all_gather")

@@ -184,7 +184,7 @@ class CollectiveWork(_TorchWork):  # type: ignore[misc]
         return _in_thread(settle or self.settle)
 
     def _settle_within(self, seconds: float) -> None:
-        _in_thread(self.settle).join(seconds)
+        _in_thread(self.settle).join(min(seconds, threading.TIMEOUT_MAX))
         if not self._settled:
             raise CollectiveTimeoutError(
                 f"{self._what} was waited for {seconds:g} s and is not completed"

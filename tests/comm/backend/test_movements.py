@@ -176,6 +176,7 @@ def refused(case: str) -> None:
     {
         "lists": lambda: dist.all_gather(two[:1], torch.ones(3)),
         "sizes": lambda: dist.all_gather(two, torch.ones(4)),
+        "one element": lambda: dist.all_gather([torch.zeros(4), torch.zeros(5)], torch.ones(1)),
         "scatter": lambda: dist.scatter(torch.zeros(2), two if dist.get_rank() == 0 else None),
         "indivisible": lambda: dist.all_to_all_single(torch.zeros(3), torch.ones(3)),
         "splits": lambda: dist.all_to_all_single(torch.zeros(3), torch.ones(3), [1, 1], [1, 2]),
@@ -189,9 +190,10 @@ def refused(case: str) -> None:
     ("case", "message"),
     [
         ("lists", "1 tensors for 2 ranks"),
-        ("sizes", "6 elements are not 2 ranks times 4"),
+        ("sizes", "input has 4 elements, its place in the outputs 3"),
         ("scatter", "tensors of 3 and 2 elements|scatter"),
         ("indivisible", r"dimension 0 of \(3,\) is not 2 equal parts"),
+        ("one element", "input has 1 elements, its place in the outputs [45]"),
         ("splits", r"splits \[1, 1\] sum to 2, dimension 0 of the tensor has 3"),
         ("root", "root 2 is not in a world of 2"),
         ("sparse", "broadcast: the tensor is torch.sparse_coo"),

@@ -107,6 +107,7 @@ def test_a_deadline_leaves_the_work_in_flight() -> None:
     part.ended.set()
     assert work.wait(timedelta(seconds=30))
     assert own.wait()
+    assert CollectiveWork("all_gather", [part], []).wait(timedelta.max)
 
 
 def test_polling_sees_to_the_progress_of_what_would_wait_for_a_waiter() -> None:
