@@ -30,7 +30,8 @@ class Plug:
     def undo(self) -> None:
         """Puts back what was there before; a second call does nothing.
 
-        What was allocated meanwhile stays valid, and goes back to the pool when it is freed.
+        What was allocated meanwhile stays valid, and goes back to the pool when it is freed. Where
+        the library refuses, its exception is raised, and the plug stays in force.
 
         Raises:
             ValueError: this plug cannot be undone.
@@ -38,8 +39,8 @@ class Plug:
         if self._undo is None:
             raise ValueError(f"{self._what} cannot be undone in this process")
         if self._is_in_force:
-            self._is_in_force = False
             self._undo()
+            self._is_in_force = False
 
     def __enter__(self) -> Plug:
         if self._undo is None:

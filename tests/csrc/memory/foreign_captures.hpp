@@ -1,4 +1,5 @@
-// Pools of the emulated device beside captures that they know nothing of: neither may hinder the other.
+// Pools of the emulated device beside captures, and current devices, that they know nothing of: neither hinders the
+// other.
 #pragma once
 #include "emulation/device.hpp"
 #include "memory/cuda_upstream.hpp"
@@ -136,6 +137,30 @@ inline void the_null_stream_waits_for_a_blocking_capture() {
   emulation::configure({});
 }
 
+// Streams are those of the pool's device, and it is that device's work that is waited for, whichever is current.
+template <class Memory>
+void another_device_is_current() {
+  configure_small();
+  check_cuda(cudaSetDevice(1), "cudaSetDevice");
+  const TestStream other;
+  check_cuda(cudaSetDevice(0), "cudaSetDevice");
+  ForeignCapture capture(cudaStreamCaptureModeGlobal, cudaStreamDefault);  // of device 0: it hinders nobody
+  Pool pool(std::make_unique<Memory>(1));
+  auto* const data = static_cast<char*>(pool.allocate(5 * kMegabyte, 0));  // in the order of device 1's null stream
+  check_cuda(cudaSetDevice(1), "cudaSetDevice");
+  launch({"touch", 1, 1, nullptr}, touch, data, 5 * kMegabyte);
+  check_cuda(cudaSetDevice(0), "cudaSetDevice");
+  pool.free(data);
+  const std::uint64_t reserved = pool.reserved();
+  CHECK_EQUAL(pool.trim(), reserved);
+  CHECK_EQUAL(capture.end(), true);
+  leave_work(pool, other, other, 5 * kMegabyte);
+  pool.free(pool.allocate(12 * kMegabyte, 0));
+  int current = -1;
+  check_cuda(cudaGetDevice(&current), "cudaGetDevice");
+  CHECK_EQUAL(current, 0);
+}
+
 inline void beside_foreign_captures() {
   foreign_captures_are_left_alone<CudaUpstream>();
   foreign_captures_are_left_alone<CudaVmmUpstream>();
@@ -143,6 +168,10 @@ inline void beside_foreign_captures() {
   carelessness_is_seen();
   a_stream_that_vanished_needs_the_device();
   the_null_stream_waits_for_a_blocking_capture();
+  another_device_is_current<CudaUpstream>();
+  another_device_is_current<CudaVmmUpstream>();
+  another_device_is_current<PinnedUpstream>();
+  emulation::configure({});
 }
 
 }  // namespace pyparallel::memory

@@ -130,6 +130,23 @@ void a_recycled_handle_is_another_stream() {
   one.allocate(4 * kMiB, heir, "work with what came again");
 }
 
+// Blocks outlive the streams of their work, without a word to the pool: what is free then goes back once.
+void a_block_outlives_its_streams() {
+  OnePool one(8 * kMiB, true);
+  const Stream own = one.world.create_stream(), other = one.world.create_stream();
+  char* const block = one.allocate(8 * kMiB, own, "first use");
+  one.world.order(other, own);
+  one.pool->use(block, other);
+  one.world.touch(other, block, 8 * kMiB, "use on another stream");
+  one.world.destroy_stream(own);
+  one.world.destroy_stream(other);
+  one.upstream->lost_a_stream = true;
+  one.pool->free(block);
+  CHECK_EQUAL(one.pool->statistics().pending, 8 * kMiB);
+  one.allocate(8 * kMiB, one.world.create_stream(), "use by a stream that came later");
+  one.world.check();
+}
+
 // A stream whose end the pool was told of: its blocks are shared when its last work is over, without waiting.
 void an_ended_stream_leaves_its_blocks() {
   OnePool one(16 * kMiB);
@@ -262,6 +279,7 @@ int main() {
   pending_memory_is_waited_for_when_short();
   pieces_of_several_streams_come_together_when_short();
   a_recycled_handle_is_another_stream();
+  a_block_outlives_its_streams();
   an_ended_stream_leaves_its_blocks();
   a_capture_is_left_alone();
   for (const bool pages : {false, true}) {
