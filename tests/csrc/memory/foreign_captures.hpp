@@ -154,7 +154,9 @@ void another_device_is_current() {
   const std::uint64_t reserved = pool.reserved();
   CHECK_EQUAL(pool.trim(), reserved);
   CHECK_EQUAL(capture.end(), true);
+  check_cuda(cudaSetDevice(1), "cudaSetDevice");
   leave_work(pool, other, other, 5 * kMegabyte);
+  check_cuda(cudaSetDevice(0), "cudaSetDevice");
   pool.free(pool.allocate(12 * kMegabyte, 0));
   int current = -1;
   check_cuda(cudaGetDevice(&current), "cudaGetDevice");

@@ -301,22 +301,23 @@ void pieces_become_whole_in_any_order() {
 // Two ways to be short: of the limit, and of what the upstream has below it. Both are OutOfMemoryError; what an
 // upstream throws is not, and asks no callback. After each the pool is as it was.
 void what_an_upstream_says_arrives() {
-  struct Failing : HostUpstream {
+  struct Failing : SimulatedUpstream {
+    using SimulatedUpstream::SimulatedUpstream;
     char* allocate(std::uint64_t num_bytes) override {
       if (num_bytes > (16u << 20)) throw std::range_error("upstream");
-      return num_bytes > (8u << 20) ? nullptr : HostUpstream::allocate(num_bytes);
+      return SimulatedUpstream::allocate(num_bytes);
     }
-    bool extend(char*, std::uint64_t) override { return false; }
   };
-  Pool pool(std::make_unique<Failing>(), 64 << 20);
+  StreamWorld world;
+  Pool pool(std::make_unique<Failing>(world, 8 << 20), 64 << 20);
   int calls = 0;
   pool.on_failure(std::make_shared<Pool::FailureCallback>([&](std::uint64_t) { return ++calls, false; }));
   for (int i = 0; i < 2; ++i) {
-    CHECK_THROWS(pool.allocate(12 << 20), OutOfMemoryError);
-    CHECK_THROWS(pool.allocate(32 << 20), std::range_error);
-    CHECK_THROWS(pool.allocate(65 << 20), OutOfMemoryError);
+    CHECK_THROWS(pool.allocate(12 << 20, 1), OutOfMemoryError);
+    CHECK_THROWS(pool.allocate(32 << 20, 1), std::range_error);
+    CHECK_THROWS(pool.allocate(65 << 20, 1), OutOfMemoryError);
     CHECK_EQUAL(calls, 2 * (i + 1));
-    pool.free(pool.allocate(8 << 20));
+    pool.free(pool.allocate(8 << 20, 1));
     const Statistics s = pool.statistics();
     CHECK_EQUAL(s.live | s.pending, std::uint64_t{0});
     CHECK_EQUAL(s.free, s.reserved);

@@ -141,9 +141,10 @@ void a_block_outlives_its_streams() {
   one.world.destroy_stream(own);
   one.world.destroy_stream(other);
   one.upstream->lost_a_stream = true;
+  const Stream heirs[] = {one.world.create_stream(), one.world.create_stream()};  // of both handles
   one.pool->free(block);
   CHECK_EQUAL(one.pool->statistics().pending, 8 * kMiB);
-  one.allocate(8 * kMiB, one.world.create_stream(), "use by a stream that came later");
+  one.allocate(8 * kMiB, heirs[0], "use by a stream that came later");
   one.world.check();
 }
 
