@@ -53,14 +53,14 @@ void PrivatePools::retire() {
 // While a graph is captured on the device, a pool that ends could not wait for it, and would cost the capture.
 void PrivatePools::retire_locked(std::vector<std::shared_ptr<Pool>>& retired) {
   std::erase_if(entries_, [&](auto& entry) {
-    if (entry.second.uses > 0 || entry.second.pool->live() > 0 || routed(entry.first.first)) return false;
+    if (entry.second.uses > 0 || entry.second.pool->live() > 0 || is_routed(entry.first.first)) return false;
     retired.push_back(std::move(entry.second.pool));
     entries_in_use_.fetch_sub(1, std::memory_order_release);
     return true;
   });
 }
 
-bool PrivatePools::routed(int device) const {
+bool PrivatePools::is_routed(int device) const {
   return std::any_of(routes_.begin(), routes_.end(), [&](const Route& route) { return route.device == device; });
 }
 

@@ -46,7 +46,7 @@ class PrivatePools {
   };
   using Key = std::pair<int, Id>;
 
-  bool routed(int device) const;
+  bool is_routed(int device) const;
   std::shared_ptr<Pool> routed(int device, void* stream);
   std::shared_ptr<Pool> owner(const void* data);
   void retire_locked(std::vector<std::shared_ptr<Pool>>& retired);
