@@ -1,7 +1,7 @@
 """Torch and CuPy on a device, their memory from a pool: the same numbers, and all given back.
 
-Of CuPy this needs a device: its current device and stream, and arrays in the pool's memory. What its
-allocators are asked for is tested without one in tests/memory/test_cupy_plug.py.
+Of CuPy this needs a device: its current device and stream, and arrays in the pool's memory. What
+its allocators are asked for is tested without one in tests/memory/test_cupy_plug.py.
 """
 
 import subprocess
