@@ -57,6 +57,8 @@ inline constexpr ErrorText kErrors[] = {
     {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation", "dependency on an uncaptured event"},
     {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
      "operation would make the null stream depend on a capturing one"},
+    {cudaErrorStreamCaptureWrongThread, "cudaErrorStreamCaptureWrongThread",
+     "capture was begun by another thread, and not in relaxed mode"},
     {cudaErrorCapturedEvent, "cudaErrorCapturedEvent",
      "operation not permitted on an event last recorded in a capture"},
 };

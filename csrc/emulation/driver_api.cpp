@@ -31,8 +31,14 @@ CUmemGenericAllocationHandle last_allocation = 0;
 
 void* memory_of(CUdeviceptr address) { return reinterpret_cast<void*>(address); }
 
+CUresult forbid_beside_capture() {
+  return Runtime::get().forbid_beside_capture() == cudaSuccess ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+}
+
 CUresult get_error_name(CUresult error, const char** name) {
-  *name = error == CUDA_ERROR_OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "an error of the emulated driver";
+  *name = error == CUDA_ERROR_OUT_OF_MEMORY                ? "CUDA_ERROR_OUT_OF_MEMORY"
+          : error == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"
+                                                           : "an error of the emulated driver";
   return CUDA_SUCCESS;
 }
 
@@ -44,6 +50,7 @@ CUresult get_granularity(std::size_t* bytes, const CUmemAllocationProp*, CUmemAl
 CUresult address_reserve(CUdeviceptr* address, std::size_t bytes, std::size_t alignment, CUdeviceptr,
                          unsigned long long) {
   Unseen unseen;
+  if (const CUresult error = forbid_beside_capture()) return error;
   if (bytes % kPage != 0) return CUDA_ERROR_INVALID_VALUE;
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   void* const mapping = mmap(nullptr, bytes + alignment, PROT_NONE, flags, -1, 0);
@@ -56,6 +63,7 @@ CUresult address_reserve(CUdeviceptr* address, std::size_t bytes, std::size_t al
 
 CUresult address_free(CUdeviceptr address, std::size_t) {
   Unseen unseen;
+  if (const CUresult error = forbid_beside_capture()) return error;
   const std::lock_guard<Lock> guard(Runtime::get().lock);
   const auto range = ranges.find(address);
   if (range == ranges.end()) return CUDA_ERROR_INVALID_VALUE;
@@ -67,6 +75,7 @@ CUresult address_free(CUdeviceptr address, std::size_t) {
 CUresult create(CUmemGenericAllocationHandle* handle, std::size_t bytes, const CUmemAllocationProp*,
                 unsigned long long) {
   Unseen unseen;
+  if (const CUresult error = forbid_beside_capture()) return error;
   Runtime& runtime = Runtime::get();
   const std::lock_guard<Lock> guard(runtime.lock);
   std::size_t unmapped = bytes;
@@ -80,6 +89,7 @@ CUresult create(CUmemGenericAllocationHandle* handle, std::size_t bytes, const C
 // A mapping keeps its memory, whether the handle is released or not.
 CUresult release(CUmemGenericAllocationHandle handle) {
   Unseen unseen;
+  if (const CUresult error = forbid_beside_capture()) return error;
   const std::lock_guard<Lock> guard(Runtime::get().lock);
   allocations.erase(handle);
   return CUDA_SUCCESS;
@@ -88,6 +98,7 @@ CUresult release(CUmemGenericAllocationHandle handle) {
 CUresult map(CUdeviceptr address, std::size_t bytes, std::size_t, CUmemGenericAllocationHandle handle,
              unsigned long long) {
   Unseen unseen;
+  if (const CUresult error = forbid_beside_capture()) return error;
   Runtime& runtime = Runtime::get();
   const std::lock_guard<Lock> guard(runtime.lock);
   const auto allocation = allocations.find(handle);
@@ -100,6 +111,7 @@ CUresult map(CUdeviceptr address, std::size_t bytes, std::size_t, CUmemGenericAl
 
 CUresult set_access(CUdeviceptr address, std::size_t bytes, const CUmemAccessDesc*, std::size_t) {
   Unseen unseen;
+  if (const CUresult error = forbid_beside_capture()) return error;
   Runtime& runtime = Runtime::get();
   const std::lock_guard<Lock> guard(runtime.lock);
   for (std::size_t done = 0; done < bytes; done += kPage)
@@ -113,6 +125,7 @@ CUresult set_access(CUdeviceptr address, std::size_t bytes, const CUmemAccessDes
 // Whole mappings only.
 CUresult unmap(CUdeviceptr address, std::size_t bytes) {
   Unseen unseen;
+  if (const CUresult error = forbid_beside_capture()) return error;
   Runtime& runtime = Runtime::get();
   const std::lock_guard<Lock> guard(runtime.lock);
   for (std::size_t done = 0; done < bytes; done += kPage)

@@ -4,6 +4,7 @@
 // That order is one of those a device may choose. What streams that were forked inside a graph forgot to order is
 // therefore not found, and a fork that never joins is not refused.
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "emulation/runtime.hpp"
@@ -21,14 +22,14 @@ extern "C" {
 
 // ---- capture ----
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode mode) {
   Unseen unseen;
   Stream* const stream = Runtime::get().find(handle);
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
   if (stream->legacy) return note(cudaErrorStreamCaptureUnsupported);
   if (stream->capture) return note(cudaErrorIllegalState);
   const std::lock_guard<Lock> guard(Runtime::get().lock);
-  stream->capture = std::make_shared<Graph>(Graph{stream, true, {}});
+  stream->capture = std::make_shared<Graph>(Graph{stream, mode, std::this_thread::get_id(), true, {}});
   return cudaSuccess;
 }
 
@@ -40,6 +41,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* result) {
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
   if (!stream->capture) return note(cudaErrorIllegalState);
   if (stream->capture->origin != stream) return note(cudaErrorStreamCaptureUnmatched);
+  if (stream->capture->mode != cudaStreamCaptureModeRelaxed && stream->capture->thread != std::this_thread::get_id())
+    return note(cudaErrorStreamCaptureWrongThread);
   const std::lock_guard<Lock> guard(runtime.lock);
   const std::shared_ptr<Graph> graph = stream->capture;
   for (const auto& other : runtime.streams)
@@ -53,6 +56,10 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t handle, cudaStreamCaptureStatus* 
   Unseen unseen;
   const Stream* const stream = Runtime::get().find(handle);
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
+  {
+    const std::lock_guard<Lock> guard(Runtime::get().lock);
+    if (Runtime::get().implicit_capture(stream)) return note(cudaErrorStreamCaptureImplicit);  // and loses nothing
+  }
   *status = !stream->capture         ? cudaStreamCaptureStatusNone
             : stream->capture->valid ? cudaStreamCaptureStatusActive
                                      : cudaStreamCaptureStatusInvalidated;

@@ -132,7 +132,7 @@ cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t handle) {
   *memory = nullptr;
   Stream* const stream = Runtime::get().find(handle);
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
-  if (stream->capture) return note(Runtime::get().forbid_in_capture());
+  if (stream->capture) return note(Runtime::get().forbid_in_capture(stream));
   if (bytes == 0) return cudaSuccess;
   *memory = allocate(bytes);
   if (*memory == nullptr) return note(cudaErrorMemoryAllocation);
@@ -143,7 +143,7 @@ cudaError_t cudaFree(void* memory) {
   Unseen unseen;
   Runtime& runtime = Runtime::get();
   if (memory == nullptr) return cudaSuccess;
-  if (const cudaError_t error = runtime.forbid_in_capture()) return note(error);
+  if (const cudaError_t error = runtime.forbid_beside_capture()) return note(error);
   runtime.synchronize_all();
   const std::lock_guard<Lock> guard(runtime.lock);
   if (!runtime.memory.forget(memory)) return note(cudaErrorInvalidValue);
@@ -157,7 +157,7 @@ cudaError_t cudaFreeAsync(void* memory, cudaStream_t handle) {
   if (memory == nullptr) return cudaSuccess;
   Stream* const stream = runtime.find(handle);
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
-  if (stream->capture) return note(runtime.forbid_in_capture());
+  if (stream->capture) return note(runtime.forbid_in_capture(stream));
   Operation operation;
   operation.run = [memory](Stream&) { free_in_stream(memory); };
   return note(runtime.enqueue(stream, std::move(operation)));
@@ -187,6 +187,7 @@ cudaError_t cudaFreeHost(void* memory) {
   Unseen unseen;
   Runtime& runtime = Runtime::get();
   if (memory == nullptr) return cudaSuccess;
+  if (const cudaError_t error = runtime.forbid_beside_capture()) return note(error);
   runtime.synchronize_all();
   const std::lock_guard<Lock> guard(runtime.lock);
   if (runtime.host_memory.erase(memory) == 0) return note(cudaErrorInvalidValue);
@@ -204,7 +205,7 @@ cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes, cuda
 cudaError_t cudaMemcpy(void* target, const void* source, size_t bytes, cudaMemcpyKind kind) {
   Unseen unseen;
   Runtime& runtime = Runtime::get();
-  if (const cudaError_t error = runtime.forbid_in_capture()) return note(error);
+  if (const cudaError_t error = runtime.forbid_beside_capture()) return note(error);
   Stream* const stream = runtime.find(nullptr);
   const cudaError_t error = copy(target, source, bytes, kind, stream);
   if (error == cudaSuccess) runtime.synchronize(stream);

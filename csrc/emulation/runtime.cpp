@@ -68,7 +68,7 @@ Runtime& Runtime::get() {
 
 Runtime::Runtime() {
   for (int device = 0; device < kDeviceCount; ++device)
-    streams.push_back(std::make_unique<Stream>(device, true, ++streams_ever_));
+    streams.push_back(std::make_unique<Stream>(device, true, true, ++streams_ever_));
 }
 
 void configure(const Config& config) { Runtime::get().configure(config); }
@@ -91,9 +91,9 @@ void Runtime::configure(const Config& wanted) {
 
 // ---- streams ----
 
-Stream* Runtime::create_stream() {
+Stream* Runtime::create_stream(bool blocking) {
   const std::lock_guard<Lock> guard(lock);
-  streams.push_back(std::make_unique<Stream>(current_device, false, ++streams_ever_));
+  streams.push_back(std::make_unique<Stream>(current_device, false, blocking, ++streams_ever_));
   Stream* const stream = streams.back().get();
   if (config.streams == StreamOrder::kHostThreads) start_thread(stream);
   return stream;
@@ -118,32 +118,60 @@ Stream* Runtime::find(cudaStream_t handle) {
 cudaError_t Runtime::enqueue(Stream* stream, Operation operation) {
   operation.issued = std::make_shared<Token>();
   operation.issued->release();
+  if (const cudaError_t error = forbid_implicit(stream)) return error;
   const std::lock_guard<Lock> guard(lock);
   if (stream->capture) {
     stream->capture->operations.push_back(std::move(operation));
     return cudaSuccess;
   }
-  if (stream->legacy)
-    for (const auto& other : streams)
-      if (other->capture) return other->capture->valid = false, cudaErrorStreamCaptureImplicit;
   stream->queue.push_back(std::move(operation));
   changed();
   return cudaSuccess;
 }
 
-cudaError_t Runtime::forbid_in_capture() {
+// ---- what captures forbid ----
+
+cudaError_t Runtime::lose_captures(const std::function<bool(const Stream&)>& conflicts, cudaError_t error) {
   const std::lock_guard<Lock> guard(lock);
-  cudaError_t error = cudaSuccess;
+  bool lost = false;
   for (const auto& stream : streams) {
-    if (!stream->capture) continue;
+    if (!stream->capture || !conflicts(*stream)) continue;
     stream->capture->valid = false;
-    error = cudaErrorStreamCaptureUnsupported;
+    lost = true;
   }
-  return error;
+  return lost ? error : cudaSuccess;
+}
+
+cudaError_t Runtime::forbid_in_capture(Stream* stream) {
+  return lose_captures([&](const Stream& other) { return other.capture == stream->capture; },
+                       cudaErrorStreamCaptureUnsupported);
+}
+
+cudaError_t Runtime::forbid_on_capturing_device() {
+  return lose_captures([](const Stream& other) { return other.device == current_device; },
+                       cudaErrorStreamCaptureUnsupported);
 }
 
 cudaError_t Runtime::forbid_beside_capture() {
-  return capture_mode == cudaStreamCaptureModeRelaxed ? cudaSuccess : forbid_in_capture();
+  if (capture_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+  const auto forbids = [](const Stream& other) {
+    const Graph& graph = *other.capture;
+    if (graph.thread == std::this_thread::get_id()) return graph.mode != cudaStreamCaptureModeRelaxed;
+    return capture_mode == cudaStreamCaptureModeGlobal && graph.mode == cudaStreamCaptureModeGlobal;
+  };
+  return lose_captures(forbids, cudaErrorStreamCaptureUnsupported);
+}
+
+cudaError_t Runtime::forbid_implicit(const Stream* stream) {
+  if (!stream->legacy) return cudaSuccess;
+  return lose_captures([&](const Stream& other) { return other.blocking && other.device == stream->device; },
+                       cudaErrorStreamCaptureImplicit);
+}
+
+bool Runtime::implicit_capture(const Stream* stream) const {
+  return stream->legacy && std::any_of(streams.begin(), streams.end(), [&](const auto& other) {
+           return other->capture && other->blocking && other->device == stream->device;
+         });
 }
 
 // ---- waiting ----

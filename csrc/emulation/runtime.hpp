@@ -56,15 +56,19 @@ struct Event {
 
 struct Graph {
   Stream* origin;
+  cudaStreamCaptureMode mode;
+  std::thread::id thread;  // that began the capture
   bool valid = true;
   std::vector<Operation> operations;  // in the order of capture, which one stream may repeat
 };
 
 struct Stream {
-  Stream(int device_, bool legacy_, std::uint64_t id_) : device(device_), legacy(legacy_), id(id_) {}
+  Stream(int device_, bool legacy_, bool blocking_, std::uint64_t id_)
+      : device(device_), legacy(legacy_), blocking(blocking_), id(id_) {}
 
   const int device;
   const bool legacy;       // the null stream of its device
+  const bool blocking;     // the null stream may not be used while it captures
   const std::uint64_t id;  // never used again
   // Where its operations run. Made with the stream: made later, it would know what the host has waited for since.
   Fiber fiber{&fiber_main};
@@ -98,7 +102,7 @@ class Runtime {
   void configure(const Config& config);
 
   // ---- streams ----
-  Stream* create_stream();
+  Stream* create_stream(bool blocking);
   void destroy_stream(Stream* stream);
   // Null for a handle that is none; the null stream of the current device for a null handle.
   Stream* find(cudaStream_t handle);
@@ -115,10 +119,16 @@ class Runtime {
   // Device memory is out of the host's reach except while a stream runs.
   bool guards_memory() const { return config.guard_device_memory && config.streams != StreamOrder::kHostThreads; }
 
-  // cudaErrorStreamCaptureUnsupported if any stream captures; its capture is lost then, as on a device.
-  cudaError_t forbid_in_capture();
-  // The same for calls that a thread in relaxed mode may make beside a capture.
+  // Each loses the captures that it conflicts with, and says so. Of calls on a stream that captures:
+  cudaError_t forbid_in_capture(Stream* stream);
+  // Of calls that wait for all of the current device, in whatever mode its streams capture:
+  cudaError_t forbid_on_capturing_device();
+  // Of calls that are unsafe in the modes of this thread and of the captures (cudaThreadExchangeStreamCaptureMode):
   cudaError_t forbid_beside_capture();
+  // Of uses of a null stream, while a stream captures for which it would wait:
+  cudaError_t forbid_implicit(const Stream* stream);
+  // Whether there is such a stream.
+  bool implicit_capture(const Stream* stream) const;
 
   Lock lock;                                     // of all that follows and of every stream
   std::vector<std::unique_ptr<Stream>> streams;  // the null streams first
@@ -131,6 +141,7 @@ class Runtime {
 
  private:
   Runtime();
+  cudaError_t lose_captures(const std::function<bool(const Stream&)>& conflicts, cudaError_t error);
   void start_thread(Stream* stream);
   void stop_thread(Stream* stream);
   void thread_main(Stream* stream);

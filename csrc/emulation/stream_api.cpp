@@ -14,9 +14,9 @@ Event* find_event(cudaEvent_t handle) {
   return event == runtime.events.end() ? nullptr : event->second.get();
 }
 
-cudaError_t create_stream(cudaStream_t* handle) {
+cudaError_t create_stream(cudaStream_t* handle, unsigned flags) {
   Unseen unseen;
-  *handle = reinterpret_cast<cudaStream_t>(Runtime::get().create_stream());
+  *handle = reinterpret_cast<cudaStream_t>(Runtime::get().create_stream((flags & cudaStreamNonBlocking) == 0));
   return cudaSuccess;
 }
 
@@ -53,9 +53,11 @@ extern "C" {
 
 // ---- streams ----
 
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return create_stream(stream); }
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return create_stream(stream); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned, int) { return create_stream(stream); }
+cudaError_t cudaStreamCreate(cudaStream_t* stream) { return create_stream(stream, cudaStreamDefault); }
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) { return create_stream(stream, flags); }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
+  return create_stream(stream, flags);
+}
 
 // All streams have the same priority.
 cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
@@ -83,7 +85,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
   Unseen unseen;
   Stream* const stream = Runtime::get().find(handle);
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
-  if (stream->capture) return note(Runtime::get().forbid_in_capture());
+  if (stream->capture) return note(Runtime::get().forbid_in_capture(stream));
+  if (const cudaError_t error = Runtime::get().forbid_implicit(stream)) return note(error);
   Runtime::get().synchronize(stream);
   return cudaSuccess;
 }
@@ -93,7 +96,8 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   Runtime& runtime = Runtime::get();
   Stream* const stream = runtime.find(handle);
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
-  if (stream->capture) return note(runtime.forbid_in_capture());
+  if (stream->capture) return note(runtime.forbid_in_capture(stream));
+  if (const cudaError_t error = runtime.forbid_implicit(stream)) return note(error);
   runtime.poll();
   const std::lock_guard<Lock> guard(runtime.lock);
   if (!stream->idle()) return cudaErrorNotReady;
@@ -103,7 +107,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
 
 cudaError_t cudaDeviceSynchronize() {
   Unseen unseen;
-  if (const cudaError_t error = Runtime::get().forbid_in_capture()) return note(error);
+  if (const cudaError_t error = Runtime::get().forbid_on_capturing_device()) return note(error);
   Runtime::get().synchronize_all();
   return cudaSuccess;
 }
@@ -176,6 +180,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
   const Event* const event = find_event(handle);
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
   if (event->captured) return note(cudaErrorCapturedEvent);
+  if (const cudaError_t error = Runtime::get().forbid_beside_capture()) return note(error);
   const std::shared_ptr<Mark> mark = event->last;
   if (!mark) return cudaSuccess;
   Runtime::get().wait_for([&] { return mark->reached; });

@@ -21,6 +21,21 @@ bool is_legacy(Stream stream) { return stream == 0 || handle_of(stream) == cudaS
 
 std::atomic<bool> exit_has_begun{false};
 
+// Says whether a wait was made; false if a capture is in its way. Throws CudaError for anything else.
+bool waited(cudaError_t result, const char* operation) {
+  switch (result) {
+    case cudaErrorStreamCaptureUnsupported:
+    case cudaErrorStreamCaptureInvalidated:
+    case cudaErrorStreamCaptureImplicit:
+    case cudaErrorCapturedEvent:  // the stream began to capture just before
+      cudaGetLastError();
+      return false;
+    default:
+      check_cuda(result, operation);
+      return true;
+  }
+}
+
 }  // namespace
 
 bool CudaStreams::exiting() { return exit_has_begun.load(std::memory_order_relaxed); }
@@ -96,11 +111,20 @@ void CudaStreams::wait(Stream stream, Event event) {
 // Whoever waits for it on a device goes on doing so: what a wait means is settled when it is enqueued.
 void CudaStreams::destroy(Event event) noexcept { idle_events_.push_back(event_of(event)); }
 
-void CudaStreams::synchronize() {
-  if (exiting()) return;
+bool CudaStreams::await(Event event) {
+  if (exiting()) return true;
+  const OutsideOfCaptures outside;
+  return waited(cudaEventSynchronize(event_of(event)), "cudaEventSynchronize");
+}
+
+// In any mode it is refused while a stream of the device captures, and that capture is lost. Of captures in blocking
+// streams the legacy stream tells without harm.
+bool CudaStreams::synchronize() {
+  if (exiting()) return true;
+  if (capturing(0)) return false;
   const OutsideOfCaptures outside;
   const DeviceGuard guard(device_);
-  check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  return waited(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
 }
 
 bool CudaStreams::gave_memory(cudaError_t result, const char* operation) const {

@@ -22,7 +22,8 @@ class CudaStreams : public Upstream {
   bool passed(Event event) override;
   void wait(Stream stream, Event event) override;
   void destroy(Event event) noexcept override;
-  void synchronize() override;
+  bool await(Event event) override;
+  bool synchronize() override;
 
   // True once the process exits. Then the driver may be gone, and nothing is freed.
   static bool exiting();

@@ -14,7 +14,9 @@ char* CudaUpstream::allocate(std::uint64_t num_bytes) {
 }
 
 void CudaUpstream::release(char* data, std::uint64_t) noexcept {
-  if (!exiting() && cudaFree(data) != cudaSuccess) cudaGetLastError();
+  if (exiting()) return;
+  const OutsideOfCaptures outside;
+  if (cudaFree(data) != cudaSuccess) cudaGetLastError();
 }
 
 }  // namespace pyparallel::memory

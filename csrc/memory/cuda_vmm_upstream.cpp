@@ -34,6 +34,7 @@ CUmemAllocationProp page_properties(int device) {
 
 CudaVmmUpstream::~CudaVmmUpstream() {
   if (range_ == nullptr || exiting()) return;
+  const OutsideOfCaptures outside;
   unmap(range_, mapped_.size() * page_);
   driver().mem_address_free(address_of(range_), static_cast<std::size_t>(end_ - range_));
 }
@@ -104,6 +105,7 @@ bool CudaVmmUpstream::map_page(char* data) {
 }
 
 void CudaVmmUpstream::unmap(char* data, std::uint64_t num_bytes) noexcept {
+  const OutsideOfCaptures outside;
   for (std::uint64_t done = 0; done < num_bytes; done += page_) {
     if (!mapped_[page_of(data + done)]) continue;
     driver().mem_unmap(address_of(data + done), page_);

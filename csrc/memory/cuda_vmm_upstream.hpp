@@ -21,6 +21,7 @@ class CudaVmmUpstream : public CudaStreams {
   char* allocate(std::uint64_t num_bytes) override;
   bool extend(char* end, std::uint64_t num_bytes) override;
   void release(char* data, std::uint64_t num_bytes) noexcept override;
+  bool release_waits() const override { return exiting(); }  // then nothing goes back
   bool release_pages(char* data, std::uint64_t num_bytes) noexcept override;
   bool restore_pages(char* data, std::uint64_t num_bytes) override { return map(data, num_bytes); }
 

@@ -20,8 +20,9 @@ class HostPages : public Upstream {
   Event record(Stream) override { return 0; }
   bool passed(Event) override { return true; }
   void wait(Stream, Event) override {}
-  void synchronize() override {}
   void destroy(Event) noexcept override {}
+  bool await(Event) override { return true; }
+  bool synchronize() override { return true; }
 
  protected:
   // At most how many addresses to reserve; fewer where they are limited (ulimit -v).

@@ -14,7 +14,9 @@ char* PinnedUpstream::allocate(std::uint64_t num_bytes) {
 }
 
 void PinnedUpstream::release(char* data, std::uint64_t) noexcept {
-  if (!exiting() && cudaFreeHost(data) != cudaSuccess) cudaGetLastError();
+  if (exiting()) return;
+  const OutsideOfCaptures outside;
+  if (cudaFreeHost(data) != cudaSuccess) cudaGetLastError();
 }
 
 }  // namespace pyparallel::memory

@@ -14,6 +14,7 @@ class PinnedUpstream : public CudaStreams {
   char* allocate(std::uint64_t num_bytes) override;
   bool extend(char*, std::uint64_t) override { return false; }
   void release(char* data, std::uint64_t num_bytes) noexcept override;  // synchronises
+  bool release_waits() const override { return true; }
 };
 
 }  // namespace pyparallel::memory

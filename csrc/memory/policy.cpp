@@ -40,7 +40,8 @@ class AddressUpstream : public Upstream {
   bool passed(Event) override { return true; }
   void wait(Stream, Event) override {}
   void destroy(Event) noexcept override {}
-  void synchronize() override {}
+  bool await(Event) override { return true; }
+  bool synchronize() override { return true; }
 
  private:
   const bool pages_;

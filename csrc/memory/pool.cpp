@@ -36,7 +36,7 @@ Pool::Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit, Keep keep)
       }) {}
 
 Pool::~Pool() {
-  if (!forked()) finish();
+  const bool over = !forked() && finish();
   for (auto& [id, streamed] : streams_) {
     for (auto& [event, pending] : streamed.events) {
       if (!forked()) upstream_->destroy(event);
@@ -44,17 +44,21 @@ Pool::~Pool() {
     }
     if (streamed.has_last && !forked()) upstream_->destroy(streamed.last);
   }
-  if (forked())
-    (void)upstream_.release();  // the parent's: neither its memory nor its device is ours to touch
-  else
+  if (over)
     arena_.close();
+  else
+    (void)upstream_.release();  // the parent's, or still in use: neither its memory nor its device is ours to touch
 }
 
-// Memory goes back after all work on it. Where there is no device any more, there is none to wait for.
-void Pool::finish() noexcept {
+// Memory goes back after all work on it; false if that cannot be. Graphs are launched on streams that the pool never
+// saw: behind those there is no event. Where there is no device any more, there is none to wait for.
+bool Pool::finish() noexcept {
+  if (arena_.segments() == 0 || upstream_->release_waits()) return true;
   try {
-    if (arena_.segments() > 0 && !any_captures()) upstream_->synchronize();
+    const bool over = wait_for(streams_of_blocks());
+    return over && (keep_ == Keep::kUntilShort || upstream_->synchronize());
   } catch (const std::exception&) {
+    return true;
   }
 }
 
@@ -302,6 +306,8 @@ void Pool::out_of_memory(std::uint64_t num_bytes, Stream stream, const Shortage&
   message << "out of " << upstream_->name() << " memory: " << num_bytes << " bytes asked for; " << shortage.live
           << " bytes are live, " << shortage.cached << " cached, the largest hole has " << shortage.largest_hole;
   if (arena_.limit != kUnlimited) message << "; the pool's limit is " << arena_.limit;
+  if (shortage.captured)
+    message << "; a stream is being captured: until that ends, nothing is waited for and no cached memory goes back";
   for (const auto& [bytes, site] : shortage.sites)
     message << "\n  " << bytes << " bytes live of " << (observer ? observer->describe(site) : "");
   throw OutOfMemoryError(num_bytes, shortage.cached, message.str());

@@ -7,7 +7,10 @@
 //             used on other streams: pending until their events have passed
 //
 // While a stream's work is being captured into a graph, it gets no event: blocks that it used stay pending until the
-// capture has ended. While any stream of the pool captures, nothing is waited for and no memory goes back.
+// capture has ended. While a stream captures in whose order there is free memory, nothing is waited for and no memory
+// goes back. Other captures, on streams that the pool never saw too, do not hinder it, nor it them: it waits for its
+// own streams, by events. Only what a stream left that was destroyed without end_stream(), or another thread's default
+// stream, needs a wait for the device.
 //
 // A forked child may call nothing but forked(); its copy of the pool is never destroyed for real.
 #pragma once
@@ -17,6 +20,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -45,7 +49,9 @@ class Pool {
 
   // `limit`: the most bytes it takes from the upstream.
   explicit Pool(std::unique_ptr<Upstream> upstream, std::uint64_t limit = kUnlimited, Keep keep = Keep::kUntilShort);
-  // Gives everything back, live blocks too, after all work. No thread uses the pool any more.
+  // Gives everything back, live blocks too, after the work of the streams that it was told of, or with Keep::kAlways
+  // of the device. No thread uses the pool any more. Where a capture forbids to wait, and giving back does not wait by
+  // itself, the memory stays with the process.
   ~Pool();
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
@@ -71,7 +77,7 @@ class Pool {
   std::pair<char*, std::uint64_t> segment(const void* data);
 
   // Returns segments without live blocks, and free pages of others, to the upstream, after waiting for all work; the
-  // bytes returned. 0 while a stream captures.
+  // bytes returned. 0 while a stream captures in whose order some of it is.
   std::uint64_t trim();
   // Where the block lies for other processes; nullopt if its memory cannot be shared. Throws InvalidArgument.
   std::optional<SharedPlace> locate(const void* data);
@@ -117,6 +123,7 @@ class Pool {
   };
   struct Shortage {  // what there was when a request found nothing
     std::uint64_t live = 0, cached = 0, largest_hole = 0;
+    bool captured = false;                                  // a capture kept the rest from being waited for
     std::vector<std::pair<std::uint64_t, CallSite>> sites;  // live bytes, the most first
     std::shared_ptr<FailureCallback> callback;
   };
@@ -132,9 +139,14 @@ class Pool {
   Block* grow(std::uint64_t num_bytes, StreamId stream);
   std::uint64_t too_much(std::uint64_t num_bytes, StreamId stream) const;
   bool wait_for_all();
+  bool wait_for(const std::set<StreamId>& streams);
+  std::set<StreamId> streams_of_free_memory() const;
+  std::set<StreamId> streams_of_blocks() const;
+  Event end_of(const Streamed& streamed);
   bool ready_for(Streamed& other, Stream handle, bool wait);
+  bool means(StreamId id, const Streamed& streamed);
   bool reachable(StreamId id, const Streamed& streamed);
-  bool any_captures();
+  bool any_captures(const std::set<StreamId>& streams);
   void insert_free(Block* block);
   bool mark_users(Block* block);
   void complete(Block* block);
@@ -147,7 +159,7 @@ class Pool {
   void tell(Action action, const void* data, std::uint64_t num_bytes, Stream stream, CallSite site = 0);
   Streamed& streamed(StreamId id, Stream handle);
   ThreadCache* thread_cache();
-  void finish() noexcept;
+  bool finish() noexcept;
   void check_process() const;
   [[noreturn]] void no_live_block(const char* call, const void* data) const;
 

@@ -27,6 +27,7 @@ Block* Pool::find_block(std::uint64_t num_bytes, StreamId stream, Stream handle,
     if (Block* const block = from_others(num_bytes, stream, handle, true)) return block;
   // Memory is short: everything that is only kept comes together, and the search begins again.
   const bool together = gather(stream);
+  shortage.captured = !together;
   if (Block* const block = from_own(num_bytes, stream)) return block;
   measure(shortage);
   if (!together || keep_ == Keep::kAlways) return nullptr;
@@ -61,8 +62,7 @@ Block* Pool::from_others(std::uint64_t num_bytes, StreamId stream, Stream handle
 
 // Whether the work that `other` has now is over, or `handle` waits for it.
 bool Pool::ready_for(Streamed& other, Stream handle, bool wait) {
-  const Event event = other.has_last ? other.last : upstream_->record(other.stream);
-  if (!other.has_last) ++events_;
+  const Event event = end_of(other);
   const bool passed = upstream_->passed(event);
   if (!passed && wait) upstream_->wait(handle, event);
   if (!other.has_last) upstream_->destroy(event);
@@ -99,23 +99,32 @@ Pool::Streamed& Pool::streamed(StreamId id, Stream handle) {
   return result;
 }
 
-// Whether the handle still means that stream, to this thread, and the stream takes events.
-bool Pool::reachable(StreamId id, const Streamed& streamed) {
+// An event behind all the work that the stream has now, to be destroyed unless it is the stream's last.
+Event Pool::end_of(const Streamed& streamed) {
+  if (streamed.has_last) return streamed.last;
+  ++events_;
+  return upstream_->record(streamed.stream);
+}
+
+// Whether the handle still means that stream, to this thread.
+bool Pool::means(StreamId id, const Streamed& streamed) {
   if (streamed.ended) return false;
   try {
-    return upstream_->identity(streamed.stream) == id && !upstream_->capturing(streamed.stream);
+    return upstream_->identity(streamed.stream) == id;
   } catch (const CudaError&) {
     return false;  // destroyed
   }
 }
 
-bool Pool::any_captures() {
-  return std::any_of(streams_.begin(), streams_.end(), [&](const auto& entry) {
-    try {
-      return !entry.second.ended && upstream_->capturing(entry.second.stream);
-    } catch (const CudaError&) {
-      return false;
-    }
+// Whether it does, and the stream takes events.
+bool Pool::reachable(StreamId id, const Streamed& streamed) {
+  return means(id, streamed) && !upstream_->capturing(streamed.stream);
+}
+
+bool Pool::any_captures(const std::set<StreamId>& streams) {
+  return std::any_of(streams.begin(), streams.end(), [&](StreamId id) {
+    const Streamed& streamed = streams_.at(id);
+    return means(id, streamed) && upstream_->capturing(streamed.stream);
   });
 }
 
@@ -184,15 +193,57 @@ void Pool::flush_caches(bool of_ended_threads_only) {
   });
 }
 
-// After it nothing uses free memory any more, and nothing is pending. While a stream captures there is no waiting:
-// false.
+// Whose work may be using memory that nobody holds.
+std::set<StreamId> Pool::streams_of_free_memory() const {
+  std::set<StreamId> result;
+  for (const auto& [id, free] : arena_.free())
+    if (!free.blocks().empty()) result.insert(id);
+  for (const Block* const block : postponed_) {
+    result.insert(block->stream);
+    result.insert(block->users.begin(), block->users.end());
+  }
+  for (const auto& [id, streamed] : streams_)
+    for (const auto& [event, pending] : streamed.events) result.insert({id, pending->block->stream});
+  return result;
+}
+
+// Whose work may be using any memory.
+std::set<StreamId> Pool::streams_of_blocks() const {
+  std::set<StreamId> result = streams_of_free_memory();
+  for (const Block& block : arena_.records()) {
+    const State state = block.state.load(std::memory_order_relaxed);
+    if (state != State::kLive && state != State::kCached) continue;
+    result.insert(block.stream);
+    result.insert(block.users.begin(), block.users.end());
+  }
+  return result;
+}
+
+// Waits for the work that these streams have now; false if a capture forbids it. Of the whole device it is asked only
+// where a stream takes no event any more: that would be refused, and cost the capture, if anybody captured there.
+bool Pool::wait_for(const std::set<StreamId>& streams) {
+  if (any_captures(streams)) return false;
+  bool out_of_reach = false;
+  for (const StreamId id : streams) {
+    const Streamed& streamed = streams_.at(id);
+    const bool takes_events = streamed.has_last || means(id, streamed);
+    out_of_reach |= !takes_events;
+    if (!takes_events) continue;
+    const Event event = end_of(streamed);
+    const bool over = upstream_->await(event);
+    if (!streamed.has_last) upstream_->destroy(event);
+    if (!over) return false;
+  }
+  return !out_of_reach || upstream_->synchronize();
+}
+
+// After it nothing uses free memory any more, and nothing is pending. False where a capture forbids to wait.
 bool Pool::wait_for_all() {
   flush_caches(false);
-  if (any_captures()) {
+  if (!wait_for(streams_of_free_memory())) {
     drain();
     return false;
   }
-  if (arena_.segments() > 0) upstream_->synchronize();  // without memory there is no work on it
   for (Block* const block : std::exchange(postponed_, {})) {
     block->users.clear();
     complete(block);
@@ -201,8 +252,8 @@ bool Pool::wait_for_all() {
   return true;
 }
 
-// Waits for all work: then any stream may have what is free, and all of it becomes `stream`'s. While a stream captures
-// free blocks stay where they are: false.
+// Waits for all work: then any stream may have what is free, and all of it becomes `stream`'s. Where a capture forbids
+// that, free blocks stay where they are: false.
 bool Pool::gather(StreamId stream) {
   if (!wait_for_all()) return false;
   arena_.unite(stream);

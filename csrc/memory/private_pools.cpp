@@ -22,6 +22,7 @@ void PrivatePools::begin(int device, Id id, Filter filter) {
 }
 
 void PrivatePools::end(int device, Id id) {
+  std::vector<std::shared_ptr<Pool>> retired;  // pools end, and wait for their device, without the lock
   const std::lock_guard<std::mutex> lock(mutex_);
   const auto route = std::find_if(routes_.begin(), routes_.end(), [&](const Route& candidate) {
     return candidate.device == device && candidate.id == id;
@@ -29,6 +30,7 @@ void PrivatePools::end(int device, Id id) {
   if (route == routes_.end()) throw InvalidArgument("end: nothing is allocated to that private pool");
   routes_.erase(route);
   routes_in_use_.fetch_sub(1, std::memory_order_release);
+  retire_locked(retired);
 }
 
 void PrivatePools::release(int device, Id id) {
@@ -48,13 +50,18 @@ void PrivatePools::retire() {
   retire_locked(retired);
 }
 
+// While a graph is captured on the device, a pool that ends could not wait for it, and would cost the capture.
 void PrivatePools::retire_locked(std::vector<std::shared_ptr<Pool>>& retired) {
   std::erase_if(entries_, [&](auto& entry) {
-    if (entry.second.uses > 0 || entry.second.pool->live() > 0) return false;
+    if (entry.second.uses > 0 || entry.second.pool->live() > 0 || is_routed(entry.first.first)) return false;
     retired.push_back(std::move(entry.second.pool));
     entries_in_use_.fetch_sub(1, std::memory_order_release);
     return true;
   });
+}
+
+bool PrivatePools::is_routed(int device) const {
+  return std::any_of(routes_.begin(), routes_.end(), [&](const Route& route) { return route.device == device; });
 }
 
 std::shared_ptr<Pool> PrivatePools::routed(int device, void* stream) {

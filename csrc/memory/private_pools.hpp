@@ -29,7 +29,8 @@ class PrivatePools {
   std::shared_ptr<Pool> of_block(const void* data) {
     return entries_in_use_.load(std::memory_order_acquire) == 0 ? nullptr : owner(data);
   }
-  // After a free: memory of graphs that are gone goes back to the device once nothing of it is live.
+  // After a free: memory of graphs that are gone goes back to the device once nothing of it is live, and none is
+  // captured.
   void retire();
 
  private:
@@ -45,6 +46,7 @@ class PrivatePools {
   };
   using Key = std::pair<int, Id>;
 
+  bool is_routed(int device) const;
   std::shared_ptr<Pool> routed(int device, void* stream);
   std::shared_ptr<Pool> owner(const void* data);
   void retire_locked(std::vector<std::shared_ptr<Pool>>& retired);

@@ -41,6 +41,8 @@ class Upstream {
   virtual bool extend(char* end, std::uint64_t num_bytes) = 0;
   // Gives back a whole allocation with its extensions and holes. Nothing uses it any more.
   virtual void release(char* data, std::uint64_t num_bytes) noexcept = 0;
+  // Whether release() itself waits for all work.
+  virtual bool release_waits() const { return false; }
   // Gives back pages inside an allocation, whole ones counted from its beginning; false where that cannot be. Nothing
   // uses them any more.
   virtual bool release_pages(char*, std::uint64_t) noexcept { return false; }
@@ -56,7 +58,10 @@ class Upstream {
   virtual bool passed(Event event) = 0;               // never waits
   virtual void wait(Stream stream, Event event) = 0;  // the stream's later work waits, the caller does not
   virtual void destroy(Event event) noexcept = 0;
-  virtual void synchronize() = 0;  // the caller waits for all work of all streams; never while one captures
+  virtual bool await(Event event) = 0;  // the caller waits for it; false if a capture forbids that
+  // The caller waits for all work of all streams; false if a capture forbids that. Where no stream tells that it
+  // captures, the asking may cost it the capture: only for work that no event can be put behind.
+  virtual bool synchronize() = 0;
 };
 
 }  // namespace pyparallel::memory

@@ -26,7 +26,7 @@ def use_in_cupy(pool: MemoryPool) -> Plug:
     Raises:
         ImportError: CuPy is not installed.
         ValueError: a pool of host memory; and, when an array is made, a pool of another device than
-            the current one.
+            the current one. Here and in undo(), CuPy's own: inside `cupy.cuda.using_allocator`.
     """
     if pool.device < 0:
         raise ValueError(f"use_in_cupy: CuPy's arrays cannot lie in {pool.upstream} memory")

@@ -30,7 +30,8 @@ class Plug:
     def undo(self) -> None:
         """Puts back what was there before; a second call does nothing.
 
-        What was allocated meanwhile stays valid, and goes back to the pool when it is freed.
+        What was allocated meanwhile stays valid, and goes back to the pool when it is freed. Where
+        the library refuses, its exception is raised, and the plug stays in force.
 
         Raises:
             ValueError: this plug cannot be undone.
@@ -41,7 +42,11 @@ class Plug:
             self._right_to_undo.pop()
         except IndexError:
             return
-        self._undo()
+        try:
+            self._undo()
+        except Exception:  # still in force
+            self._right_to_undo.append(None)
+            raise
 
     def __enter__(self) -> Plug:
         if self._undo is None:

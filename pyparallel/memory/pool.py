@@ -183,7 +183,7 @@ class MemoryPool:
     def trim(self) -> int:
         """Gives segments without live blocks, and free pages, back to the upstream.
 
-        Waits for all work of the device. Does nothing while one of the pool's streams is captured
+        Waits for the work of the pool's streams. Does nothing while one of them is captured
         into a graph, or in a pool for a graph.
 
         Returns:

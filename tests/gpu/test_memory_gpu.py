@@ -1,16 +1,28 @@
-"""The pool on a device: hits beside torch's allocator and RMM, no growth, a captured step."""
+"""The pool on a device: hits beside torch's allocator and RMM, no growth, torch's snapshots."""
 
 from __future__ import annotations
 
+import statistics
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
 import torch
+from torch.cuda import _memory_viz
 
 from pyparallel import optim
+from pyparallel._native import core
 from pyparallel.errors import OutOfMemoryError
-from pyparallel.memory import MemoryPool, use_in_torch
+from pyparallel.memory import (
+    MemoryPool,
+    load_snapshot,
+    replay,
+    snapshot,
+    summary,
+    traces,
+    use_in_torch,
+)
 
 UPSTREAMS = ["cuda", "cuda-vmm"]
 MEGABYTE = 1 << 20
@@ -66,6 +78,47 @@ def test_pages_inside_a_range_are_used_elsewhere(device) -> None:
 
 
 @pytest.mark.parametrize("upstream", UPSTREAMS)
+def test_nearly_all_of_a_device_is_had_and_given_back(upstream, device) -> None:
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    pool = MemoryPool(upstream, device=device.index)
+    for _ in range(2):
+        block = pool.allocate(free // 10 * 9)
+        values = torch.from_dlpack(block)
+        values[0], values[-1] = 1, 2
+        assert int(values[0]) + int(values[-1]) == 3
+        with pytest.raises(OutOfMemoryError):
+            pool.allocate(free // 2)
+        del values
+        pool.free(block)
+        assert pool.trim() == pool.statistics().reserved_peak
+    assert torch.cuda.mem_get_info(device)[0] > free // 10 * 9
+
+
+def test_default_streams_of_threads_are_streams_of_their_own(device) -> None:
+    """What one of them frees waits for it, or for the device, whatever the handle is called."""
+    per_thread = 2  # cudaStreamPerThread
+    pool = MemoryPool("cuda-vmm", device=device.index)
+    places = []
+
+    def work() -> None:
+        for _ in range(2):
+            block = pool.allocate(4096, stream=per_thread)
+            places.append(block.ptr)
+            pool.free(block)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert places[0] == places[1]
+    block = pool.allocate(4096, stream=per_thread)
+    assert block.ptr != places[0]
+    pool.free(block)
+    pool.trim()
+    assert pool.statistics().reserved == 0
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS)
 def test_nothing_is_allocated_after_the_first_step(upstream, device) -> None:
     pool = MemoryPool(upstream, device=device.index)
     with use_in_torch(pool):
@@ -80,28 +133,29 @@ def test_nothing_is_allocated_after_the_first_step(upstream, device) -> None:
     assert grown[-1] == grown[1], grown
 
 
-@pytest.mark.parametrize("upstream", UPSTREAMS)
-def test_a_step_is_captured_with_the_pools_memory(upstream, device) -> None:
-    pool = MemoryPool(upstream, device=device.index, for_graph=True)
-    stream = torch.cuda.Stream(device)
-    source = torch.arange(MEGABYTE, dtype=torch.int32, device=device)
-    torch.cuda.synchronize(device)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        partial = view(pool, MEGABYTE, stream)
-        torch.mul(source, 2, out=partial)
-        result = view(pool, MEGABYTE, stream)
-        torch.add(partial, 1, out=result)
-        del partial  # its block is the next one's
-        again = view(pool, MEGABYTE, stream)
-        torch.mul(result, 3, out=again)
-    assert pool.trim() == 0
-    for factor in (1, 5):
-        source.copy_(torch.arange(MEGABYTE, device=device) * factor)
-        graph.replay()
-        torch.cuda.synchronize(device)
-        expected = (torch.arange(MEGABYTE, dtype=torch.int32, device=device) * factor * 2 + 1) * 3
-        assert bool((again == expected).all())
+def test_torchs_own_snapshot_opens(device, tmp_path) -> None:
+    """In ours; and ours of the same pool in torch's viewer."""
+    torch.cuda.memory._record_memory_history(max_entries=10_000)
+    try:
+        held = [torch.empty(i * MEGABYTE, dtype=torch.uint8, device=device) for i in range(1, 9)]
+        del held[::2]
+        live = torch.cuda.memory_allocated(device)
+        torch.cuda.memory._dump_snapshot(str(tmp_path / "torch.pickle"))
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)
+    counted = summary.summarize(load_snapshot(tmp_path / "torch.pickle"), device=device.index)
+    assert counted.reserved == torch.cuda.memory_reserved(device)
+    assert counted.requested + counted.rounding == live
+    trace = traces.load(tmp_path / "torch.pickle", device=device.index)
+    assert len(trace) >= 12
+    assert 0 < replay.replay(trace).utilisation <= 1
+    pool = MemoryPool("cuda-vmm", device=device.index)
+    with pool.record():
+        blocks = [pool.allocate(i * MEGABYTE) for i in range(1, 9)]
+        pool.free(blocks[3])
+        ours = snapshot(pool)
+    assert "total_allocated" in _memory_viz.segsum(ours)
+    assert "snapshot.pickle" in _memory_viz.trace_plot(ours)
 
 
 def nanoseconds(pair: Callable[[], object], count: int = 20_000) -> float:
@@ -109,6 +163,13 @@ def nanoseconds(pair: Callable[[], object], count: int = 20_000) -> float:
     for _ in range(count):
         pair()
     return (time.perf_counter_ns() - start) / count
+
+
+def from_cpp(pool: MemoryPool, pairs: int = 1_000_000) -> float:
+    core.repeat_allocations(pool.native, 4096, pairs, 1)
+    start = time.perf_counter_ns()
+    core.repeat_allocations(pool.native, 4096, pairs, 1)
+    return (time.perf_counter_ns() - start) / pairs
 
 
 def test_hits_beside_torchs_allocator_and_rmm(device) -> None:
@@ -124,11 +185,15 @@ def test_hits_beside_torchs_allocator_and_rmm(device) -> None:
     try:
         import rmm
     except ImportError:
-        print("RMM is not installed")
+        rmm = None
     else:
         resource = rmm.mr.PoolMemoryResource(rmm.mr.CudaMemoryResource(), 64 * MEGABYTE)
         peers["RMM"] = lambda: resource.deallocate(resource.allocate(4096), 4096)
     calls = ours | peers
-    best = {name: min(nanoseconds(call) for _ in range(5)) for name, call in calls.items()}
-    print({name: f"{value:.0f} ns" for name, value in best.items()})
+    rounds = [{name: nanoseconds(call) for name, call in calls.items()} for _ in range(7)]
+    found = [f"{name} {statistics.median(r[name] for r in rounds):.0f} ns" for name in calls]
+    if rmm is None:
+        found.append("RMM is not installed")
+    cpp = statistics.median(from_cpp(pool) for _ in range(7))
+    print(f"\nmedian hits: from Python {', '.join(found)}; from C++ pyparallel {cpp:.0f} ns")
     assert pool.statistics().upstream_allocations == 1

@@ -1,4 +1,8 @@
-"""Torch and CuPy on a device, their memory from a pool: the same numbers, and all given back."""
+"""Torch and CuPy on a device, their memory from a pool: the same numbers, and all given back.
+
+Of CuPy this needs a device: its current device and stream, and arrays in the pool's memory. What
+its allocators are asked for is tested without one in tests/memory/test_cupy_plug.py.
+"""
 
 import subprocess
 import sys
@@ -91,3 +95,23 @@ def test_cupy_arrays(device):
         assert int(array.sum()) == 499_500
     del array
     assert pool.statistics().live == 0
+
+
+def test_cupy_arrays_outlive_their_streams_and_use_them_in_order(device):
+    cupy = pytest.importorskip("cupy")
+    pool = MemoryPool("cuda-vmm", device=device.index)
+    with use_in_cupy(pool):
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            arrays = [cupy.full(1000, i) for i in range(50)]
+            total = sum(arrays)
+            empty = cupy.empty(0)
+            values = cupy.asnumpy(total)
+        del stream
+    assert (values == 49 * 25).all()
+    assert empty.size == 0
+    assert pool.statistics().live > 0
+    del arrays, total, empty
+    assert pool.statistics().live == 0
+    pool.trim()
+    assert pool.statistics().reserved == 0

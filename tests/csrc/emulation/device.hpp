@@ -67,7 +67,9 @@ DeviceArray<T> device_zeros(std::size_t count) {
 
 class TestStream {
  public:
-  TestStream() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"); }
+  explicit TestStream(unsigned flags = cudaStreamNonBlocking) {
+    check_cuda(cudaStreamCreateWithFlags(&stream_, flags), "cudaStreamCreate");
+  }
   TestStream(TestStream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
   TestStream& operator=(TestStream&&) = delete;
   ~TestStream() {

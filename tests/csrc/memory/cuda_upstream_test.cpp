@@ -8,6 +8,7 @@
 #include "core/error.hpp"
 #include "emulation/device.hpp"
 #include "memory/cuda_vmm_upstream.hpp"
+#include "memory/foreign_captures.hpp"
 #include "memory/pinned_upstream.hpp"
 #include "memory/pool.hpp"
 
@@ -17,7 +18,6 @@ using emulation::StreamOrder;
 
 namespace {
 
-constexpr std::size_t kMegabyte = 1 << 20;
 constexpr std::size_t kStride = 32 << 10;  // elements between those that are written
 
 __global__ void write_pattern(std::uint32_t* data, std::size_t count, std::uint32_t pattern) {
@@ -260,9 +260,6 @@ void a_step_is_captured(Keep keep) {
   config.device_bytes = 64 * kMegabyte;
   emulation::configure(config);
   const TestStream origin, side, outside;
-  const auto handle = [](const TestStream& stream) {
-    return reinterpret_cast<Stream>(static_cast<cudaStream_t>(stream));
-  };
   const auto errors = device_zeros<int>(1);
   synchronize();
   cudaEvent_t event;
@@ -324,6 +321,7 @@ int main() {
   pages_inside_go_back_and_come_again();
   a_handle_that_is_used_again_is_another_stream();
   a_stream_that_says_it_ends_leaves_its_blocks();
+  beside_foreign_captures();
   for (const Keep keep : {Keep::kAlways, Keep::kUntilShort}) {
     a_step_is_captured<CudaUpstream>(keep);
     a_step_is_captured<CudaVmmUpstream>(keep);

@@ -136,7 +136,7 @@ struct Setting {
 // What a history came to: nothing wrong, or the fault in words.
 struct Outcome {
   std::string fault;
-  int out_of_memory = 0, synchronizations = 0;
+  int out_of_memory = 0, waits = 0;
   std::uint64_t cross_stream_reuses = 0;
 };
 
@@ -186,7 +186,7 @@ class HistoryRun {
   void on(unsigned thread, const std::function<void()>& work) { thread == 0 ? work() : helpers_[thread - 1].run(work); }
 
   void step(const Step& step) {
-    if (step.what == Do::kCapture) return capture(step.stream);
+    if (step.what == Do::kCapture) return capture(step.stream, step.num_bytes % 2 == 0);
     if (captured_.count(step.stream) > 0 && step.what != Do::kFree) return;  // what it is given is for its graph
     switch (step.what) {
       case Do::kAllocate:
@@ -270,11 +270,11 @@ class HistoryRun {
     live_bytes_[block.pool] -= rounded(block.num_bytes);
     pools_[block.pool]->free(block.data);
   }
-  // Somebody captures a stream, which the pools have seen, into a graph without using them.
-  void capture(unsigned stream) {
+  // Somebody captures a stream into a graph without using the pools, which may never have seen it.
+  void capture(unsigned stream, bool seen) {
     if (captured_.insert(stream).second) {
       for (auto& pool : pools_) try {
-          pool->free(pool->allocate(1, streams_[stream]));
+          if (seen) pool->free(pool->allocate(1, streams_[stream]));
         } catch (const pyparallel::OutOfMemoryError&) {
         }
       return world_.begin_capture(streams_[stream]);
@@ -295,6 +295,8 @@ class HistoryRun {
     }
     if (told)
       for (auto& pool : pools_) pool->end_stream(streams_[stream]);
+    else
+      for (SimulatedUpstream* const upstream : upstreams_) upstream->lost_a_stream = true;
     world_.destroy_stream(streams_[stream]);
     streams_[stream] = world_.create_stream();
   }
@@ -312,11 +314,11 @@ class HistoryRun {
                    std::to_string(said));
   }
   void end() {
-    while (!captured_.empty()) capture(*captured_.begin());
+    while (!captured_.empty()) capture(*captured_.begin(), false);
     while (!live_.empty()) free(live_.begin());
     for (const unsigned i : {1u, 0u}) {
       outcome_.cross_stream_reuses += pools_[i]->statistics().cross_stream_reuses;
-      outcome_.synchronizations += upstreams_[i]->synchronizations;
+      outcome_.waits += upstreams_[i]->waits;
       if (i == 0) {  // the other pool ended as it was
         const std::uint64_t reserved = pools_[i]->statistics().reserved;
         check_number("bytes trimmed", pools_[i]->trim(), reserved);

@@ -264,6 +264,87 @@ void what_nobody_holds_is_out_of_reach() {
 #endif
 }
 
+// A pool that nobody has used has nothing, gives nothing back, and takes nothing until it is asked.
+void an_unused_pool_is_empty() {
+  StreamWorld world;
+  auto simulated = std::make_unique<SimulatedUpstream>(world, 8 << 20);
+  const SimulatedUpstream& upstream = *simulated;
+  Pool pool(std::move(simulated));
+  CHECK_EQUAL(pool.trim(), std::uint64_t{0});
+  const Statistics s = pool.statistics();
+  CHECK_EQUAL(s.live | s.live_peak | s.reserved | s.reserved_peak | s.free | s.largest_hole | s.allocations | s.frees,
+              std::uint64_t{0});
+  CHECK_EQUAL(pool.stream_statistics().size() + pool.list().size(), std::size_t{0});
+  CHECK_EQUAL(upstream.held_peak + static_cast<std::uint64_t>(upstream.waits), std::uint64_t{0});
+}
+
+// Pieces lie one after the other from the front, and are one again in whatever order they are freed.
+void pieces_become_whole_in_any_order() {
+  constexpr std::uint64_t kPiece = 2 << 20;  // too large for a thread's cache
+  Pool pool(std::make_unique<HostUpstream>(), 5 * kPiece);
+  char* const whole = static_cast<char*>(pool.allocate(5 * kPiece));
+  pool.free(whole);
+  std::vector<int> order = {0, 1, 2, 3, 4};
+  do {
+    char* pieces[5];
+    for (int i = 0; i < 5; ++i) {
+      pieces[i] = static_cast<char*>(pool.allocate(kPiece));
+      CHECK_EQUAL(pieces[i] - whole, static_cast<std::ptrdiff_t>(kPiece) * i);
+    }
+    for (const int i : order) pool.free(pieces[i]);
+    CHECK_EQUAL(pool.statistics().largest_hole, 5 * kPiece);
+  } while (std::next_permutation(order.begin(), order.end()));
+  CHECK_EQUAL(pool.allocate(5 * kPiece) == whole, true);
+  CHECK_EQUAL(pool.statistics().upstream_allocations, std::uint64_t{1});
+}
+
+// Two ways to be short: of the limit, and of what the upstream has below it. Both are OutOfMemoryError; what an
+// upstream throws is not, and asks no callback. After each the pool is as it was.
+void what_an_upstream_says_arrives() {
+  struct Failing : SimulatedUpstream {
+    using SimulatedUpstream::SimulatedUpstream;
+    char* allocate(std::uint64_t num_bytes) override {
+      if (num_bytes > (16u << 20)) throw std::range_error("upstream");
+      return SimulatedUpstream::allocate(num_bytes);
+    }
+  };
+  StreamWorld world;
+  Pool pool(std::make_unique<Failing>(world, 8 << 20), 64 << 20);
+  int calls = 0;
+  pool.on_failure(std::make_shared<Pool::FailureCallback>([&](std::uint64_t) { return ++calls, false; }));
+  for (int i = 0; i < 2; ++i) {
+    CHECK_THROWS(pool.allocate(12 << 20, 1), OutOfMemoryError);
+    CHECK_THROWS(pool.allocate(32 << 20, 1), std::range_error);
+    CHECK_THROWS(pool.allocate(65 << 20, 1), OutOfMemoryError);
+    CHECK_EQUAL(calls, 2 * (i + 1));
+    pool.free(pool.allocate(8 << 20, 1));
+    const Statistics s = pool.statistics();
+    CHECK_EQUAL(s.live | s.pending, std::uint64_t{0});
+    CHECK_EQUAL(s.free, s.reserved);
+    CHECK_EQUAL(s.allocations, s.frees);
+  }
+}
+
+// What it has beyond a new limit it keeps until trim(), and takes no more.
+void a_limit_may_change() {
+  constexpr std::uint64_t kMiB = 1 << 20;
+  Pool pool(std::make_unique<HostUpstream>());
+  void* const held = pool.allocate(8 * kMiB);
+  void* const idle = pool.allocate(8 * kMiB);
+  pool.free(idle);
+  pool.set_limit(8 * kMiB);
+  CHECK_EQUAL(pool.allocate(8 * kMiB) == idle, true);  // which the pool has
+  CHECK_THROWS(pool.allocate(kMiB), OutOfMemoryError);
+  pool.free(idle);
+  CHECK_EQUAL(pool.trim(), 8 * kMiB);
+  CHECK_THROWS(pool.allocate(2 * kMiB), OutOfMemoryError);
+  pool.set_limit(0);
+  CHECK_THROWS(pool.allocate(0), OutOfMemoryError);
+  pool.set_limit(Pool::kUnlimited);
+  pool.free(pool.allocate(32 * kMiB));
+  pool.free(held);
+}
+
 void mistakes_are_named() {
   Pool pool(std::make_unique<HostUpstream>(), 8 << 20), other(std::make_unique<HostUpstream>());
   void* const block = pool.allocate(1000);
@@ -295,5 +376,9 @@ int main() {
   the_failure_callback_makes_room();
   a_long_life_takes_no_more(random);
   what_nobody_holds_is_out_of_reach();
+  an_unused_pool_is_empty();
+  pieces_become_whole_in_any_order();
+  what_an_upstream_says_arrives();
+  a_limit_may_change();
   mistakes_are_named();
 }

@@ -65,9 +65,17 @@ class SimulatedUpstream : public pyparallel::memory::Upstream {
   void wait(Stream stream, Event event) override {
     if (lie_ != Lie::kStreamsDoNotWait) world_.wait(stream, event);
   }
-  void synchronize() override {
-    ++synchronizations;
+  bool await(Event event) override {
+    ++waits;
+    if (lie_ != Lie::kNobodySynchronizes) world_.await(event);
+    return true;
+  }
+  // Refused while a stream is captured, as on a device: whoever could have waited for events has lost that capture.
+  bool synchronize() override {
+    ++waits;
+    if (world_.capturing() && lost_a_stream) return false;
     if (lie_ != Lie::kNobodySynchronizes) world_.synchronize();
+    return true;
   }
   void destroy(Event event) noexcept override {
     try {
@@ -79,7 +87,8 @@ class SimulatedUpstream : public pyparallel::memory::Upstream {
 
   std::uint64_t left() const { return left_; }
   std::uint64_t held = 0, held_peak = 0;  // bytes
-  int synchronizations = 0;
+  int waits = 0;                          // of the host
+  bool lost_a_stream = false;             // one was destroyed, and the pool was not told
 
  private:
   char* hold(char* data, std::uint64_t num_bytes) {

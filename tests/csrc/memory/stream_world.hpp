@@ -119,6 +119,14 @@ class StreamWorld {
     wait(handle, event);
     destroy(event);
   }
+  // The host waits for it.
+  void await(Event event) {
+    Guard guard(mutex_);
+    const Mark& mark = mark_of(event);
+    if (mark.capture != kReal) throw Misuse("the host waits for an event of a capture");
+    merge(done_, mark.clock);
+    merge(real_.host, mark.clock);
+  }
   // The host waits for everything.
   void synchronize() {
     Guard guard(mutex_);

@@ -39,7 +39,12 @@ plant(event_on_another_stream pool_search.cpp "upstream_->record(of_user.stream)
       "upstream_->record(streams_.begin()->second.stream)"
       ${RACE})
 plant(block_keeps_its_stream pool_search.cpp "    block->stream = stream;\n" "" ${RACE})
-plant(keyed_by_handle pool_search.cpp "return upstream_->identity(streamed.stream) == id && " "return " ${RACE})
-plant(released_while_in_use pool.cpp "upstream_->synchronize();" "(void)0;" ${RELEASE})
-plant(waits_during_capture pool_search.cpp "if (any_captures()) {" "if (false) {"
+plant(keyed_by_handle pool_search.cpp "return upstream_->identity(streamed.stream) == id;" "return true;" ${RACE})
+plant(released_while_in_use pool.cpp "const bool over = wait_for(streams_of_blocks());" "const bool over = true;"
+      ${RELEASE})
+plant(waits_for_one_stream_too_few pool_search.cpp "if (!free.blocks().empty()) result.insert(id);" "" ${RACE})
+plant(waits_during_capture pool_search.cpp "if (any_captures(streams)) return false;" ""
+      "the pool records an event on a captured stream" captures)
+plant(waits_for_the_device pool_search.cpp "const bool takes_events = streamed.has_last || means(id, streamed);"
+      "const bool takes_events = false;"
       "the host waits for the device while a stream is captured" captures)
