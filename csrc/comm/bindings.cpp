@@ -187,6 +187,13 @@ class ShmCommunicator {
     return message;
   }
 
+  // A forked child leaves its copy as it is: the threads that it would join, and that may hold its locks, are not there.
+  struct Delete {
+    void operator()(ShmCommunicator* communicator) const {
+      if (getpid() == communicator->process_) delete communicator;
+    }
+  };
+
   int world_size() const { return communicator_.world_size(); }
 
   std::unique_ptr<SharedBuffer> allocate(std::uint64_t num_bytes) {
@@ -268,7 +275,7 @@ void register_comm(py::module_& module) {
       .value("product", Reduction::kProduct)
       .value("premultiplied", Reduction::kPremultiplied);
   using Self = ShmCommunicator;
-  py::class_<Self>(module, "ShmCommunicator")
+  py::class_<Self, std::unique_ptr<Self, Self::Delete>>(module, "ShmCommunicator")
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
       .def(py::init<std::shared_ptr<SharedSegment>, int, const std::vector<int>&, double>(), py::arg("control"),
            py::arg("rank"), py::arg("processes"), py::arg("timeout_seconds"))
