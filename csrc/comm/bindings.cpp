@@ -162,8 +162,10 @@ class ShmCommunicator {
 
   bool test(Work& work) {
     if (work.completed.load(std::memory_order_acquire)) return true;
-    auto* message = dynamic_cast<shm::Message*>(&work);
-    return message && getpid() == process_ && messages_.test(*message);
+    if (getpid() != process_) return false;
+    if (auto* message = dynamic_cast<shm::Message*>(&work)) return messages_.test(*message);
+    queue_->hurry();
+    return false;
   }
 
   bool withdraw(Work& work) {
@@ -187,7 +189,7 @@ class ShmCommunicator {
     return message;
   }
 
-  // A forked child leaves its copy as it is: the threads that it would join, and that may hold its locks, are not there.
+  // A forked child leaves its copy as it is: the threads that it would join are not there, their locks may be held.
   struct Delete {
     void operator()(ShmCommunicator* communicator) const {
       if (getpid() == communicator->process_) delete communicator;
