@@ -14,6 +14,9 @@
 namespace pyparallel::memory {
 namespace {
 
+// Calls of a failure callback in a row after which no fewer bytes were live: one that says "again" for ever ends here.
+constexpr int kMostInVain = 16;
+
 std::uint64_t next_pool() {
   static std::atomic<std::uint64_t> pools{0};
   return ++pools;
@@ -109,7 +112,7 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
 }
 
 Block* Pool::find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, StreamId id, Stream stream) {
-  for (;;) {
+  for (int in_vain = 0;;) {
     Shortage shortage;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -120,7 +123,9 @@ Block* Pool::find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, Strea
       shortage.callback = callback_;
     }
     if (planned() != nullptr && planned()->give_back()) continue;
-    if (!shortage.callback || !(*shortage.callback)(num_bytes)) out_of_memory(num_bytes, stream, shortage);
+    if (!shortage.callback || in_vain == kMostInVain || !(*shortage.callback)(num_bytes))
+      out_of_memory(num_bytes, stream, shortage);
+    in_vain = live_.value() < shortage.live ? 0 : in_vain + 1;
   }
 }
 

@@ -6,8 +6,10 @@ import itertools
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,22 @@ from pyparallel.comm._colors import Record, ranks_of_color
 from pyparallel.comm.communicator import Communicator
 from pyparallel.comm.shm import ShmCommunicator
 from pyparallel.comm.solo import SoloCommunicator
-from pyparallel.errors import CollectiveTimeoutError
+from pyparallel.errors import CollectiveTimeoutError, PyparallelError
 
 Exchange = Callable[[Record], Iterator[Record]]
 """Publishes this rank's record and yields all ranks' records in rank order."""
+Check = Callable[[int], None]
+"""Raises if the rank will not come any more."""
+_CHECK_SECONDS = 0.3
 
 
 def exchange_over_store(
-    store: Store, *, rank: int, world_size: int, timeout_seconds: float
+    store: Store,
+    *,
+    rank: int,
+    world_size: int,
+    timeout_seconds: float,
+    check: Check | None = None,
 ) -> Exchange:
     """Records travel through a torch store; a rank that does not come is named."""
 
@@ -38,7 +48,9 @@ def exchange_over_store(
         for other in range(world_size):
             key = f"rank{other}"
             try:
-                store.wait([key], timedelta(seconds=timeout_seconds))
+                _wait(store, key, timeout_seconds, check and partial(check, other))
+            except PyparallelError:
+                raise
             except RuntimeError as error:
                 raise CollectiveTimeoutError(
                     f"rank {rank} waited {timeout_seconds:g} s in init() for rank {other}, "
@@ -47,6 +59,19 @@ def exchange_over_store(
             yield json.loads(store.get(key))
 
     return exchange
+
+
+def _wait(store: Store, key: str, seconds: float, check: Callable[[], None] | None) -> None:
+    """Until the key is there; the store knows nothing of those who will not set it any more."""
+    pause, now = 0.0002, time.monotonic()
+    deadline, checked = now + seconds, now
+    while check is not None and now < deadline and not store.check([key]):
+        if now - checked > _CHECK_SECONDS:
+            check()
+            checked = now
+        time.sleep(pause)
+        pause, now = min(2 * pause, 0.01), time.monotonic()
+    store.wait([key], timedelta(seconds=max(deadline - now, 0.001)))
 
 
 def exchange_over_group(group: dist.ProcessGroup) -> Exchange:
@@ -77,6 +102,7 @@ def connect(
     world_size: int,
     timeout_seconds: float,
     exchange: Exchange | None = None,
+    check: Check | None = None,
 ) -> Communicator:
     """Joins ranks that share a store, for tensors on the CPU.
 
@@ -90,12 +116,13 @@ def connect(
         world_size: number of ranks.
         timeout_seconds: deadline of this call and of every later operation.
         exchange: another way for the ranks' records; default: through the store.
+        check: asked now and then about a rank whose record has not come through the store.
     """
     if world_size == 1:
         return SoloCommunicator(torch.device("cpu"))
     if exchange is None:
         exchange = exchange_over_store(
-            store, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds
+            store, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds, check=check
         )
     communicator, records = meet(
         exchange, rank=rank, world_size=world_size, timeout_seconds=timeout_seconds

@@ -149,7 +149,8 @@ class MemoryPool:
     def on_failure(self, function: Callable[[int], bool] | None) -> None:
         """Has a function called when memory is short, with the bytes asked for, before it fails.
 
-        It may free blocks, and returns whether to look again. It is called without a lock, on the
+        It may free blocks, and returns whether to look again: it is called again while that is not
+        enough, until 16 calls in a row have freed nothing. It is called without a lock, on the
         thread that allocates; None ends it.
         """
         self.native.on_failure(function)

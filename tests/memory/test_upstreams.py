@@ -226,6 +226,25 @@ def test_the_callback_may_free_and_have_it_tried_again() -> None:
     pool.free(block)
 
 
+def test_a_callback_that_frees_nothing_is_not_asked_for_ever() -> None:
+    pool = MemoryPool("host", limit=40 * PAGE)
+    spare = [pool.allocate(PAGE) for _ in range(40)]
+    asked: list[int] = []
+
+    def free_one(num_bytes: int) -> bool:
+        asked.append(num_bytes)
+        if spare:
+            pool.free(spare.pop())
+        return True
+
+    pool.on_failure(free_one)
+    pool.allocate(30 * PAGE)  # each call frees something: any number of them
+    assert len(asked) == 30
+    with pytest.raises(OutOfMemoryError):
+        pool.allocate(11 * PAGE)
+    assert len(asked) == 30 + 10 + 16
+
+
 def test_what_the_callback_raises_arrives() -> None:
     pool = MemoryPool("host", limit=PAGE)
 

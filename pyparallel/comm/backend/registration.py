@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -11,7 +12,8 @@ from torch._C._distributed_c10d import PrefixStore
 from pyparallel.comm.backend.identity import NAME
 from pyparallel.comm.backend.process_group import PyparallelProcessGroup
 from pyparallel.comm.of_group import timeout_of
-from pyparallel.comm.rendezvous import connect
+from pyparallel.comm.presence import check_present
+from pyparallel.comm.rendezvous import Check, connect
 
 
 def register() -> None:
@@ -32,9 +34,20 @@ def _create(options: Any, _: Any) -> PyparallelProcessGroup:
             rank=rank,
             world_size=world_size,
             timeout_seconds=timeout_of(options.timeout.total_seconds()),
+            check=_check(options.global_ranks_in_group),
         ),
         store,
         options.timeout,
         options.global_ranks_in_group,
         int(os.environ.get("LOCAL_WORLD_SIZE", job_size)),
+    )
+
+
+def _check(global_ranks: Sequence[int]) -> Check | None:
+    """What the job's group, if it is there and ours, knows of the members of another one."""
+    job = getattr(dist.group.WORLD, "communicator", None)
+    if job is None:
+        return None
+    return lambda rank: check_present(
+        job, global_ranks[rank] if global_ranks else rank, doing="new_group()"
     )

@@ -197,6 +197,11 @@ class HierarchicalCommunicator:
         """See Communicator.empty: in this host's shared memory."""
         return self._layout.own.empty(*shape, dtype=dtype)
 
+    @property
+    def error(self) -> BaseException | None:
+        """What every operation ends with from now on; None while all is well."""
+        return self._failures.error
+
     def abort(self, cause: str) -> None:
         """See Communicator.abort."""
         self._failures.abort(cause, self._lane.current)
