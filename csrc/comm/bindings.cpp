@@ -141,8 +141,10 @@ class ShmCommunicator {
 
   bool test(Work& work) {
     if (work.completed.load(std::memory_order_acquire)) return true;
-    auto* message = dynamic_cast<shm::Message*>(&work);
-    return message && getpid() == process_ && messages_.test(*message);
+    if (getpid() != process_) return false;
+    if (auto* message = dynamic_cast<shm::Message*>(&work)) return messages_.test(*message);
+    queue_->hurry();
+    return false;
   }
 
   bool withdraw(Work& work) {
@@ -165,6 +167,13 @@ class ShmCommunicator {
     messages_.submit(message);
     return message;
   }
+
+  // A forked child leaves its copy as it is: the threads that it would join are not there, their locks may be held.
+  struct Delete {
+    void operator()(ShmCommunicator* communicator) const {
+      if (getpid() == communicator->process_) delete communicator;
+    }
+  };
 
   int world_size() const { return communicator_.world_size(); }
 
@@ -256,7 +265,7 @@ void register_comm(py::module_& module) {
   py::class_<shm::Liveness, std::shared_ptr<shm::Liveness>>(module, "Peers")
       .def("others_gone", &shm::Liveness::others_gone);
   using Self = ShmCommunicator;
-  py::class_<Self>(module, "ShmCommunicator")
+  py::class_<Self, std::unique_ptr<Self, Self::Delete>>(module, "ShmCommunicator")
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
       .def(py::init<std::shared_ptr<SharedSegment>, int, const std::vector<int>&, double>(), py::arg("control"),
            py::arg("rank"), py::arg("processes"), py::arg("timeout_seconds"))

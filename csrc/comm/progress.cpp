@@ -51,14 +51,16 @@ std::shared_ptr<Work> ProgressQueue::submit(const shm::Collective& collective, b
   if (at_once) post(*work);
   if (running.owns_lock()) running.unlock();
   // A small collective that is posted needs no thread: peers have its operand, and the waiter combines.
-  if (background && !(at_once && communicator_.through_slot(collective))) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (stop_) return work;  // closed meanwhile: whoever waits hears of it
-    background_ = true;
-    if (!thread_.joinable()) thread_ = std::thread([this] { progress(); });
-    wake_.notify_one();
-  }
+  if (background && !(at_once && communicator_.through_slot(collective))) hurry();
   return work;
+}
+
+void ProgressQueue::hurry() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (stop_ || queue_.empty()) return;
+  background_ = true;
+  if (!thread_.joinable()) thread_ = std::thread([this] { progress(); });
+  wake_.notify_one();
 }
 
 void ProgressQueue::post(CollectiveWork& work) {

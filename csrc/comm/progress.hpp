@@ -35,6 +35,9 @@ class ProgressQueue {
   // `interrupted`, asked now and then while waiting, says true, it throws Interrupted, which breaks the communicator.
   void wait(Work& work, const std::function<bool()>& interrupted);
 
+  // Lets the progress thread run what is queued: somebody asks whether it is completed, and may never wait for it.
+  void hurry();
+
   // Fails everything queued and to come.
   void close();
   void fail(const std::exception_ptr& error);

@@ -59,8 +59,8 @@ class ShmWork:
         self._written = self._read = None
 
     def is_completed(self) -> bool:
-        """Whether wait() would return at once."""
-        return self.native.completed
+        """Whether wait() would return at once; asking sees to the progress of what would not."""
+        return self.native.completed or self._communicator.test(self.native)
 
     def exception(self) -> BaseException | None:
         """The error of a completed collective, or None."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Callable
 
 import torch
@@ -130,3 +131,28 @@ def child_communicates() -> None:
 
 def test_a_child_cannot_send_receive_split_or_abort() -> None:
     run_ranks(2, child_communicates)
+
+
+def child_drops() -> None:
+    """As at the end of an interpreter: the parent's threads are not there to be joined."""
+    c = pyparallel.init().communicator
+    parts = [c.split(0)]
+    work = parts[0].all_reduce(torch.ones(200_000))  # starts the progress thread
+    early = parts[0].recv(torch.zeros(200_000), 1 - c.rank)  # and the messages'
+    work.wait()
+
+    def drop() -> None:
+        nonlocal work, early
+        signal.alarm(30)
+        del work, early
+        parts.clear()
+        gc.collect()
+
+    assert in_child(drop) == "worked"
+    sent = parts[0].send(torch.ones(200_000), 1 - c.rank)
+    early.wait()
+    sent.wait()
+
+
+def test_a_child_may_drop_its_parents_communicator() -> None:
+    run_ranks(2, child_drops)

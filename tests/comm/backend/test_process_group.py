@@ -204,6 +204,7 @@ def polled() -> None:
     operations = [
         lambda: dist.barrier(async_op=True),
         lambda: dist.all_reduce(torch.ones(200_000), async_op=True),
+        lambda: dist.all_reduce(torch.ones(3), async_op=True),
         lambda: dist.all_gather(
             [torch.empty(50_000) for _ in range(2)], torch.ones(50_000), async_op=True
         ),

@@ -55,6 +55,19 @@ void background_needs_no_wait() {
   });
 }
 
+// A small one is posted and left to a waiter, one in the foreground too: whoever only asks must not ask for ever.
+void asking_is_enough(bool background, std::size_t count) {
+  with_world(2, [&](Communicator& c) {
+    ProgressQueue queue(c);
+    std::vector<float> operand(count, 1.0f);
+    const auto work = queue.submit(sum_of(operand), background);
+    queue.hurry();
+    while (!work->completed.load(std::memory_order_acquire)) std::this_thread::yield();
+    queue.hurry();  // nothing is left: harmless
+    for (float value : operand) CHECK_EQUAL(value, 2.0f);
+  });
+}
+
 void the_first_error_stays() {
   with_world(2, [](Communicator& c) {
     ProgressQueue queue(c);
@@ -150,6 +163,8 @@ int main() {
   for (bool background : {false, true})
     for (int world_size : {1, 2, 3}) works_complete_in_issue_order(world_size, background);
   background_needs_no_wait();
+  for (const std::size_t count : {10, 30000})
+    for (const bool background : {true, false}) asking_is_enough(background, count);
   the_first_error_stays();
   closing_ends_a_wait_in_the_background();
 }
