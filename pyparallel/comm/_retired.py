@@ -35,8 +35,8 @@ class Retired:
         self._held: deque[tuple[core.Peers, list[Tensor]]] = deque()
 
     def __len__(self) -> int:
-        """How many tensors are held."""
-        return sum(len(tensors) for _, tensors in list(self._held))
+        """How many communicators have tensors here."""
+        return len(self._held)
 
     def retire(self, peers: core.Peers, *operations: Collection[Operation]) -> None:
         """Takes what operations hold that have not ended well."""
