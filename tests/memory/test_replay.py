@@ -17,7 +17,7 @@ HERE = Path(__file__).parent / "traces"
 NAMES = sorted(path.stem for path in HERE.glob("*.npz"))
 MIB = 1 << 20
 PEERS = ("torch", "torch-expandable")
-# So small that a page of 2 MiB is 4 % of its peak: one more than the 26 that hold it without a gap is 94.5 %.
+# So small that a page of 2 MiB is 4 % of its peak: one more than the 26 without a gap is 94.5 %.
 SMALL = {"small_cnn": 0.945}
 
 
@@ -136,7 +136,7 @@ def test_allocations_out_of_order_are_an_error():
 
 
 def test_an_unknown_policy_is_an_error_that_names_the_others():
-    with pytest.raises(ValueError, match=r"best.*pyparallel-segments.*torch-expandable, rmm, rmm-arena"):
+    with pytest.raises(ValueError, match=r"best.*torch-expandable, rmm, rmm-arena"):
         replay.replay(trace_of(), "best")
 
 
