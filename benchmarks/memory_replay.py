@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command.parser(NAME, __doc__, rounds=10)
     parser.add_argument("--events", type=command.positive, default=EVENTS, help="of the trace")
     options = parser.parse_args(arguments)
+    options.threads = 1  # a replay has no more
     default = command.is_default(options, parser)
 
     def rows() -> Iterator[Row]:

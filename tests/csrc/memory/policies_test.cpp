@@ -171,20 +171,26 @@ void ours_aligns_blocks_to_their_size() {
   e.free(all);
   const Handle odd = e.allocate(kMiB + (kMiB / 2), 8 * kMiB);
   CHECK_EQUAL(odd, all);
-  CHECK_EQUAL(e.allocate(4 * kMiB, 8 * kMiB), all + 4 * kMiB);           // at 2 MiB it would cut what is free in three
-  CHECK_EQUAL(e.allocate(kMiB / 2, 8 * kMiB), all + 3 * kMiB / 2);       // opens no page
-  CHECK_EQUAL(e.allocate(512, 8 * kMiB), all + 2 * kMiB);                // small: at the beginning
+  CHECK_EQUAL(e.allocate(4 * kMiB, 8 * kMiB), all + 4 * kMiB);      // at 2 MiB it would cut what is free in three
+  CHECK_EQUAL(e.allocate(kMiB / 2, 8 * kMiB), all + 3 * kMiB / 2);  // opens no page
+  CHECK_EQUAL(e.allocate(512, 8 * kMiB), all + 2 * kMiB);
+  CHECK_EQUAL(e.allocate(2048, 8 * kMiB), all + 2 * kMiB + 512);         // small: at the beginning
   CHECK_EQUAL(e.allocate(3 * kMiB / 4, 8 * kMiB), all + 13 * kMiB / 4);  // in the same page, at the end
-  CHECK_EQUAL(e.allocate(kMiB, 8 * kMiB), all + 2 * kMiB + 512);         // no such place is left
+  CHECK_EQUAL(e.allocate(kMiB, 8 * kMiB), all + 2 * kMiB + 2560);        // no such place is left
 }
 
 // What a thread's cache holds would lie in the way: of a pool so small it is emptied before a large request.
 void ours_empties_caches_of_small_pools_for_large_blocks() {
   Example e("pyparallel");
-  std::vector<Handle> blocks;
-  for (int i = 0; i < 8; ++i) blocks.push_back(e.allocate(kMiB / 4, 2 * kMiB));
-  for (const Handle block : blocks) e.free(block);
-  e.allocate(2 * kMiB, 2 * kMiB);
+  const Handle first = e.allocate(2 * kMiB, 2 * kMiB);
+  e.allocate(2 * kMiB, 4 * kMiB);
+  const Handle larger = e.allocate(4 * kMiB, 8 * kMiB);
+  e.free(first);
+  const Handle small = e.allocate(kMiB / 4, 8 * kMiB), rest = e.allocate(7 * kMiB / 4, 8 * kMiB);
+  e.free(small);
+  e.free(rest);
+  e.free(larger);
+  CHECK_EQUAL(e.allocate(2 * kMiB, 8 * kMiB), first);  // the best fit, once the small block is free
 }
 
 void ours_gives_whole_segments_back_where_pages_cannot_move() {
