@@ -22,5 +22,6 @@ NAMES = (
     "train_step",
     "ddp_step",
     "memory_pool",
+    "memory_replay",
     "prefetch",
 )

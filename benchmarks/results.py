@@ -152,5 +152,7 @@ def rows_from_json(text: str) -> list[Row]:
 
 
 def in_words(seconds: float) -> str:
-    """A short time in nanoseconds or microseconds."""
+    """A time in nanoseconds, microseconds or seconds."""
+    if seconds >= 1:
+        return f"{seconds:g} s"
     return f"{1e9 * seconds:g} ns" if seconds < 1e-6 else f"{1e6 * seconds:g} us"

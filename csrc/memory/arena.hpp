@@ -22,6 +22,7 @@ namespace pyparallel::memory {
 
 class Arena {
  public:
+  static constexpr std::uint64_t kLeastAligned = 64 << 10;  // bytes: smaller blocks fill what is left of pages
   static constexpr std::uint64_t kUnlimited = ~std::uint64_t{0};
   // Told of every segment and page that comes or goes.
   using Tell = std::function<void(Action action, const char* data, std::uint64_t num_bytes, StreamId stream)>;
@@ -43,7 +44,8 @@ class Arena {
   std::uint64_t idle_beside(std::uint64_t num_bytes, StreamId stream) const;
   // Gives such memory back until it was `enough`, the newest first. Nothing uses free memory any more.
   void release_beside(std::uint64_t num_bytes, StreamId stream, std::uint64_t enough);
-  // Takes a free block, cut to `num_bytes`; its state becomes kCached.
+  // Takes `num_bytes` of a free block, at its beginning or where they open fewer pages. The state of what is returned
+  // becomes kCached.
   Block* take(Block* block, std::uint64_t num_bytes);
   // Makes a block that was taken free again: it, or what it became part of.
   Block* give(Block* block);
@@ -92,6 +94,7 @@ class Arena {
   Block* add_segment(std::uint64_t num_bytes, StreamId stream);
   std::uint64_t release_segment(Segment& segment);
   std::uint64_t release_pages(Block* block, std::uint64_t enough);
+  std::uint64_t best_place(const Block* block, std::uint64_t num_bytes) const;
   Block* split(Block* block, std::uint64_t num_bytes);
   void absorb(Block* block, Block* after);
   void add_hole(Block* block);

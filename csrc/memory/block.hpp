@@ -44,6 +44,12 @@ struct Block {
   std::vector<StreamId> users;                // other streams that use it, while live
 };
 
+inline bool is(const Block* block, State state) { return block->state.load(std::memory_order_relaxed) == state; }
+inline void become(Block* block, State state) { block->state.store(state, std::memory_order_relaxed); }
+inline bool is_free(const Block* block, StreamId stream) {
+  return block != nullptr && is(block, State::kFree) && block->stream == stream;
+}
+
 // The free blocks of one stream by size; of equal ones the first in order of allocation and address.
 class FreeIndex {
  public:

@@ -3,6 +3,7 @@
 
 #include "core/error.hpp"
 #include "memory/pool.hpp"
+#include "memory/rmm_arena_policy.hpp"
 #include "memory/rmm_policy.hpp"
 #include "memory/torch_policy.hpp"
 
@@ -72,8 +73,8 @@ class PoolPolicy : public Policy {
 }  // namespace
 
 const std::vector<std::string>& policy_names() {
-  static const std::vector<std::string> names = {"pyparallel", "pyparallel-segments", "torch", "torch-expandable",
-                                                 "rmm"};
+  static const std::vector<std::string> names = {
+      "pyparallel", "pyparallel-segments", "torch", "torch-expandable", "rmm", "rmm-arena"};
   return names;
 }
 
@@ -83,6 +84,7 @@ std::unique_ptr<Policy> make_policy(const std::string& name, std::uint64_t devic
   if (name == "torch") return std::make_unique<TorchPolicy>(false, device);
   if (name == "torch-expandable") return std::make_unique<TorchPolicy>(true, device);
   if (name == "rmm") return std::make_unique<RmmPolicy>(device);
+  if (name == "rmm-arena") return std::make_unique<RmmArenaPolicy>(device);
   std::string known;
   for (const std::string& one : policy_names()) known += (known.empty() ? "" : ", ") + one;
   throw InvalidArgument("policy '" + name + "' is none of " + known);

@@ -23,7 +23,7 @@ class Policy {
 // "pyparallel": our pool over pages that are mapped into a reserved range, as "cuda-vmm" and "host" do it
 // "pyparallel-segments": our pool where memory cannot grow at its end, as "cuda" and "pinned"
 // "torch", "torch-expandable": torch_policy.hpp
-// "rmm": rmm_policy.hpp
+// "rmm": rmm_policy.hpp; "rmm-arena": rmm_arena_policy.hpp
 const std::vector<std::string>& policy_names();
 
 // `device`: bytes that the device has. Throws InvalidArgument for other names.

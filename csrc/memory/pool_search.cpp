@@ -10,13 +10,14 @@ namespace {
 
 constexpr std::size_t kTopSites = 5;
 // Of the most that ever was live, this share may lie idle in pieces that are too small, before pages are moved.
-constexpr std::uint64_t kIdleShare = 64;
+constexpr std::uint64_t kIdleShare = 256;
 
 }  // namespace
 
 Block* Pool::find_block(std::uint64_t num_bytes, StreamId stream, Stream handle, Shortage& shortage) {
   streamed(stream, handle);
-  flush_caches(true);
+  // No cache holds large blocks. In a small pool what they hold may lie in the way of one.
+  flush_caches(num_bytes <= ThreadCache::kLargest || !ThreadCache::weighs(arena_.reserved.value()));
   drain();
   if (Block* const block = from_own(num_bytes, stream)) return block;
   if (Block* const block = from_others(num_bytes, stream, handle, false)) return block;

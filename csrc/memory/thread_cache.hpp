@@ -15,6 +15,7 @@ class ThreadCache {
  public:
   static constexpr std::uint64_t kLargest = 1 << 20;  // bytes of a block that is kept
   static constexpr int kPerSlot = 8;
+  static constexpr std::uint64_t kShare = 512, kLeastCapacity = 512 << 10;
 
   // `ended`: counts the caches whose thread has ended.
   explicit ThreadCache(std::shared_ptr<std::atomic<int>> ended) : ended_caches_(std::move(ended)) {}
@@ -41,8 +42,10 @@ class ThreadCache {
 
   // Bytes of all blocks that are kept, for a pool that holds so much: blocks here cannot merge, so they stay few.
   static std::uint64_t capacity(std::uint64_t reserved) {
-    return std::clamp<std::uint64_t>(reserved / 512, 512 << 10, 8 << 20);
+    return std::clamp<std::uint64_t>(reserved / kShare, kLeastCapacity, 8 << 20);
   }
+  // Whether the pool is so small that this may be more of it than that share.
+  static bool weighs(std::uint64_t reserved) { return reserved / kShare < kLeastCapacity; }
 
   // False if the block is too large, or there is no room beside others.
   bool put(Block* block, std::uint64_t capacity) {

@@ -60,7 +60,8 @@ def replay(
         trace: the history.
         policy: one of POLICIES: "pyparallel", our pool over pages mapped into a reserved range;
             "pyparallel-segments", the same where memory cannot grow at its end; "torch" and
-            "torch-expandable", PyTorch's CUDA allocator; "rmm", RMM's pool_memory_resource.
+            "torch-expandable", PyTorch's CUDA allocator; "rmm", RMM's pool_memory_resource;
+            "rmm-arena", its arena_memory_resource.
         device: bytes that the device has; default: no limit.
         progress: is called with the number of events done, every 262,144.
 

@@ -44,6 +44,10 @@ RUNS = {
             )
         ],
     ),
+    "memory_replay": (
+        "--events 1000",
+        ["1,000 allocations and frees of ten models, replayed"] * 4,
+    ),
     "prefetch": (
         "--steps 2 --kibibytes 1 --load-ms 0.5 --step-ms 0.2",
         [

@@ -17,8 +17,8 @@ HERE = Path(__file__).parent / "traces"
 NAMES = sorted(path.stem for path in HERE.glob("*.npz"))
 MIB = 1 << 20
 PEERS = ("torch", "torch-expandable")
-# So small that a page of 2 MiB is 4 % of its peak.
-SMALL = {"small_cnn": 0.84}
+# So small that a page of 2 MiB is 4 % of its peak: one more than the 26 without a gap is 94.5 %.
+SMALL = {"small_cnn": 0.945}
 
 
 @cache
@@ -105,6 +105,8 @@ def test_the_device_that_is_found_fits_and_a_page_less_does_not(policy, seed):
         ("torch-expandable", (15 * MIB, 15 * MIB, 15 * MIB), 60 * MIB),
         ("rmm", (1000, 1000), 2048),
         ("rmm", (MIB, MIB, MIB), 4 * MIB),
+        ("rmm-arena", (1, 2 * MIB), 3 * MIB),
+        ("rmm-arena", (3 * MIB, -1, 1, 2 * MIB), 3 * MIB),
     ],
 )
 def test_what_policies_hold_can_be_worked_out(policy, sizes, reserved):
@@ -134,7 +136,7 @@ def test_allocations_out_of_order_are_an_error():
 
 
 def test_an_unknown_policy_is_an_error_that_names_the_others():
-    with pytest.raises(ValueError, match=r"best.*pyparallel-segments.*torch-expandable, rmm"):
+    with pytest.raises(ValueError, match=r"best.*torch-expandable, rmm, rmm-arena"):
         replay.replay(trace_of(), "best")
 
 

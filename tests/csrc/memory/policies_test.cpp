@@ -112,6 +112,46 @@ void rmm_grows_by_half_of_what_remains() {
   e.allocate(8 * kMiB, 16 * kMiB);
 }
 
+void an_arena_of_rmm_is_cut_into_superblocks() {
+  Example e("rmm-arena");
+  const Handle small = e.allocate(1, kMiB);
+  CHECK_EQUAL(e.allocate(512, kMiB), small + 256);            // beside it
+  e.allocate(kMiB, 2 * kMiB);                                 // does not fit beside them
+  e.allocate(0, 2 * kMiB);                                    // no block
+  e.allocate(256, 3 * kMiB, 1);                               // another stream has superblocks of its own
+  const Handle large = e.allocate(kMiB + 1, 4 * kMiB + 256);  // one of its own, of all streams
+  e.free(large);
+  CHECK_EQUAL(e.allocate(2 * kMiB, 5 * kMiB, 2), large);  // merged with the rest of the arena, cut again
+  e.free(small);
+  CHECK_EQUAL(e.allocate(256, 5 * kMiB), small);  // the lowest that fits, not the best
+  CHECK_EQUAL(e.policy->growths(), std::uint64_t{1});
+}
+
+void a_stream_of_rmm_may_take_what_is_left_of_a_large_block() {
+  Example e("rmm-arena", 4 * kMiB);
+  const Handle large = e.allocate(3 * kMiB + 512, 4 * kMiB);  // less than 1 MiB would remain: not cut
+  const Handle small = e.allocate(256, 4 * kMiB, 1);          // the stream takes it, with the large block inside
+  CHECK_EQUAL(small, large + 3 * kMiB + 512);
+  e.free(large);
+  e.allocate(2 * kMiB, 4 * kMiB);  // finds nothing, then what the stream gave back
+  e.refuse(2 * kMiB);
+}
+
+void streams_of_rmm_give_superblocks_back_when_memory_is_short() {
+  Example e("rmm-arena", 4 * kMiB);
+  std::vector<Handle> blocks;
+  for (std::uint64_t stream = 0; stream < 4; ++stream) blocks.push_back(e.allocate(256, (stream + 1) * kMiB, stream));
+  e.free(blocks[1]);
+  e.free(blocks[2]);
+  e.allocate(2 * kMiB, 4 * kMiB, 3);                        // two empty superblocks merge once they came back
+  const Handle last = e.allocate(kMiB - 256, 4 * kMiB, 5);  // after 256 bytes of a stream that gave them back
+  CHECK_EQUAL(last, blocks[0] + 256);
+  e.refuse(kMiB);
+  e.free(blocks[3]);
+  e.allocate(kMiB, 4 * kMiB);
+  Example("rmm-arena", kMiB - 1).refuse(1);  // no superblock
+}
+
 void ours_moves_pages_to_where_it_grows() {
   Example e("pyparallel");
   const Handle first = e.allocate(8 * kMiB, 8 * kMiB);
@@ -122,6 +162,35 @@ void ours_moves_pages_to_where_it_grows() {
   e.free(large);
   e.free(kept);
   e.allocate(12 * kMiB, 16 * kMiB);
+}
+
+// Blocks lie at multiples of the power of two in their size, so that those of equal sizes share pages evenly.
+void ours_aligns_blocks_to_their_size() {
+  Example e("pyparallel");
+  const Handle all = e.allocate(8 * kMiB, 8 * kMiB);
+  e.free(all);
+  const Handle odd = e.allocate(kMiB + (kMiB / 2), 8 * kMiB);
+  CHECK_EQUAL(odd, all);
+  CHECK_EQUAL(e.allocate(4 * kMiB, 8 * kMiB), all + 4 * kMiB);      // at 2 MiB it would cut what is free in three
+  CHECK_EQUAL(e.allocate(kMiB / 2, 8 * kMiB), all + 3 * kMiB / 2);  // opens no page
+  CHECK_EQUAL(e.allocate(512, 8 * kMiB), all + 2 * kMiB);
+  CHECK_EQUAL(e.allocate(2048, 8 * kMiB), all + 2 * kMiB + 512);         // small: at the beginning
+  CHECK_EQUAL(e.allocate(3 * kMiB / 4, 8 * kMiB), all + 13 * kMiB / 4);  // in the same page, at the end
+  CHECK_EQUAL(e.allocate(kMiB, 8 * kMiB), all + 2 * kMiB + 2560);        // no such place is left
+}
+
+// What a thread's cache holds would lie in the way: of a pool so small it is emptied before a large request.
+void ours_empties_caches_of_small_pools_for_large_blocks() {
+  Example e("pyparallel");
+  const Handle first = e.allocate(2 * kMiB, 2 * kMiB);
+  e.allocate(2 * kMiB, 4 * kMiB);
+  const Handle larger = e.allocate(4 * kMiB, 8 * kMiB);
+  e.free(first);
+  const Handle small = e.allocate(kMiB / 4, 8 * kMiB), rest = e.allocate(7 * kMiB / 4, 8 * kMiB);
+  e.free(small);
+  e.free(rest);
+  e.free(larger);
+  CHECK_EQUAL(e.allocate(2 * kMiB, 8 * kMiB), first);  // the best fit, once the small block is free
 }
 
 void ours_gives_whole_segments_back_where_pages_cannot_move() {
@@ -179,7 +248,12 @@ int main() {
   torch_unmaps_whole_pages_when_short();
   rmm_doubles_and_takes_from_other_streams();
   rmm_grows_by_half_of_what_remains();
+  an_arena_of_rmm_is_cut_into_superblocks();
+  a_stream_of_rmm_may_take_what_is_left_of_a_large_block();
+  streams_of_rmm_give_superblocks_back_when_memory_is_short();
   ours_moves_pages_to_where_it_grows();
+  ours_aligns_blocks_to_their_size();
+  ours_empties_caches_of_small_pools_for_large_blocks();
   ours_gives_whole_segments_back_where_pages_cannot_move();
   for (const std::string& name : policy_names()) any_history_is_held_within_the_device(name, random);
   a_replay_refuses_what_is_no_history();
