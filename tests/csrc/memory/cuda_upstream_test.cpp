@@ -88,8 +88,7 @@ void configure(std::mt19937_64& random, StreamOrder order, std::size_t megabytes
   emulation::configure(config);
 }
 
-// Returns how many wrong words the kernels saw. `period`: after so many steps all begins again, alike, as a step that
-// the pool may plan.
+// Returns how many wrong words the kernels saw. `period`: of steps, after which all begins again, alike, to be planned.
 int run_history(std::mt19937_64& random, std::unique_ptr<Upstream> upstream, std::uint64_t limit, int steps,
                 int period = 0) {
   Device device;
@@ -98,17 +97,13 @@ int run_history(std::mt19937_64& random, std::unique_ptr<Upstream> upstream, std
     Pool pool(std::move(upstream), limit);
     std::vector<Held> live;
     const auto free_all = [&] {
-      for (const Held& held : std::exchange(live, {})) {
-        device.check(held, held.stream);
-        pool.free(held.data);
-      }
+      for (const Held& held : std::exchange(live, {})) device.check(held, held.stream), pool.free(held.data);
     };
     PlannedPlacement* const plan = period > 0 ? &pool.plan_steps(3) : nullptr;
     const std::mt19937_64 start = random;
     for (int i = 0; i < steps; ++i) {
       if (plan && i % period == 0) {
-        free_all();
-        random = start;
+        free_all(), random = start;
         if (i > 0) plan->end_step();
         plan->begin_step();
       }
@@ -287,7 +282,7 @@ void a_step_is_captured(Keep keep) {
     check_cuda(cudaStreamWaitEvent(later, event, 0), "cudaStreamWaitEvent");
   };
   Pool pool(std::make_unique<Memory>(0), 32 * kMegabyte, keep);
-  // Steps are served from their plan, the last of them around the capture, which gets nothing from it.
+  // Steps are served from their plan, the last of them around the capture.
   PlannedPlacement& plan = pool.plan_steps(3);
   const auto request = [&] { pool.free(pool.allocate(kMegabyte, handle(origin))); };
   for (int i = 0; i < 4; ++i) plan.begin_step(), request(), request(), plan.end_step();
