@@ -6,6 +6,7 @@
 // blocks are packed densely: the sets stay small.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -37,7 +38,6 @@ class Ranges {
     return moved;
   }
   const std::vector<Range>& all() const { return ranges_; }
-  std::uint64_t end() const { return ranges_.empty() ? 0 : ranges_.back().end; }
 
  private:
   std::vector<Range> ranges_;
@@ -49,45 +49,74 @@ class Occupancy {
     std::size_t first, last;
   };
 
-  explicit Occupancy(std::size_t times) {
-    while (leaves_ < times) leaves_ *= 2;
+  // `longest`: of all spans. Nodes of more time than that are never looked at as a whole, nor kept.
+  Occupancy(std::size_t times, std::size_t longest) {
+    while (leaves_ * kLeafTime < times) leaves_ *= 2;
+    while (root_time_ < std::min(longest, leaves_ * kLeafTime)) root_time_ *= 2;
     nodes_.resize(2 * leaves_);
+    pieces_.resize(leaves_);
   }
 
-  // The lowest offset from which `size` is free during all spans. `search`: false takes what lies above everything.
-  std::uint64_t lowest_free(const std::vector<Span>& spans, std::uint64_t size, bool search) {
+  // The lowest offset from which `size` is free during all spans.
+  std::uint64_t lowest_free(const std::vector<Span>& spans, std::uint64_t size) {
     sets_.clear();
-    for (const Span& span : spans) collect(1, {0, leaves_}, span);
-    if (search) return lowest_gap(size);
-    std::uint64_t top = 0;
-    for (const Cursor& set : sets_) top = std::max(top, set.ranges->back().end);
-    return top;
+    used_scratch_ = 0;
+    for (const Span& span : spans)
+      for_each_root(span, [&](std::size_t root, Span of_root) { collect(root, of_root, span); });
+    return lowest_gap(size);
   }
 
   void add(const std::vector<Span>& spans, Ranges::Range range) {
-    for (const Span& span : spans) add(1, {0, leaves_}, span, range);
+    for (const Span& span : spans)
+      for_each_root(span, [&](std::size_t root, Span of_root) { add(root, of_root, span, range); });
   }
   std::uint64_t operations() const { return operations_; }
 
  private:
+  static constexpr std::size_t kLeafTime = 128;
   struct Node {
     Ranges whole, any;
   };
-  struct Cursor {
-    const std::vector<Ranges::Range>* ranges;
-    std::size_t next;  // the first range that may end beyond what was looked at
+  struct Piece {  // of a block, in a leaf of which it covers not all time
+    Ranges::Range range;
+    Span span;
   };
+  struct Cursor {
+    const Ranges::Range *next, *end;  // next: the first that may end beyond what was looked at
+  };
+
+  template <class Visit>
+  void for_each_root(Span span, const Visit& visit) {
+    for (std::size_t begin = span.first / root_time_ * root_time_; begin < span.last; begin += root_time_)
+      visit((leaves_ * kLeafTime + begin) / root_time_, Span{begin, begin + root_time_});
+  }
+
+  void look_at(const std::vector<Ranges::Range>& ranges) {
+    if (!ranges.empty()) sets_.push_back({ranges.data(), ranges.data() + ranges.size()});
+    ++operations_;
+  }
 
   void collect(std::size_t node, Span of_node, Span span) {
     if (span.last <= of_node.first || of_node.last <= span.first) return;
     const bool inside = span.first <= of_node.first && of_node.last <= span.last;
-    const Ranges& ranges = inside ? nodes_[node].any : nodes_[node].whole;
-    if (!ranges.all().empty()) sets_.push_back({&ranges.all(), 0});
-    ++operations_;
+    look_at(inside ? nodes_[node].any.all() : nodes_[node].whole.all());
     if (inside) return;
+    if (node >= leaves_) return collect_pieces(pieces_[node - leaves_], span);
     const std::size_t middle = (of_node.first + of_node.last) / 2;
     collect(2 * node, {of_node.first, middle}, span);
     collect(2 * node + 1, {middle, of_node.last}, span);
+  }
+
+  void collect_pieces(const std::vector<Piece>& pieces, Span span) {
+    std::vector<Ranges::Range>& found = scratch_[used_scratch_++];
+    if (found.size() < pieces.size()) found.resize(2 * pieces.size());
+    std::size_t count = 0;  // without branches, which nobody could predict
+    for (const auto& [range, alive] : pieces) {
+      found[count] = range;
+      count += static_cast<std::size_t>(alive.first < span.last) & static_cast<std::size_t>(span.first < alive.last);
+    }
+    operations_ += pieces.size() / 8;
+    if (count > 0) sets_.push_back({found.data(), found.data() + count});
   }
 
   std::uint64_t lowest_gap(std::uint64_t size) {
@@ -95,16 +124,15 @@ class Occupancy {
     for (bool moved = true; moved;) {
       moved = false;
       for (Cursor& set : sets_) {
-        while (set.next < set.ranges->size()) {
-          const Ranges::Range& range = (*set.ranges)[set.next];
-          if (range.end > offset) {
-            if (range.begin >= offset + size) break;
-            offset = range.end;
+        const Ranges::Range* const first = set.next;
+        while (set.next != set.end && set.next->begin < offset + size) {
+          if (set.next->end > offset) {
+            offset = set.next->end;
             moved = true;
           }
           ++set.next;
-          ++operations_;
         }
+        operations_ += static_cast<std::uint64_t>(set.next - first);
       }
       operations_ += sets_.size();
     }
@@ -118,14 +146,25 @@ class Occupancy {
       operations_ += 2 + nodes_[node].whole.add(range) / 16;
       return;
     }
+    if (node >= leaves_) {
+      std::vector<Piece>& pieces = pieces_[node - leaves_];
+      const auto place = std::lower_bound(pieces.begin(), pieces.end(), range.begin,
+                                          [](const Piece& a, std::uint64_t begin) { return a.range.begin < begin; });
+      operations_ += 2 + static_cast<std::uint64_t>(pieces.end() - place) / 8;
+      pieces.insert(place, {range, span});
+      return;
+    }
     const std::size_t middle = (of_node.first + of_node.last) / 2;
     add(2 * node, {of_node.first, middle}, span, range);
     add(2 * node + 1, {middle, of_node.last}, span, range);
   }
 
-  std::size_t leaves_ = 1;
-  std::vector<Node> nodes_;  // 1 is the root, 2i and 2i + 1 halve the time of i
+  std::size_t leaves_ = 1, root_time_ = kLeafTime;
+  std::vector<Node> nodes_;                 // 1 would be the root of all; 2i and 2i + 1 halve the time of i
+  std::vector<std::vector<Piece>> pieces_;  // by leaf, by begin
   std::vector<Cursor> sets_;
+  std::array<std::vector<Ranges::Range>, 4> scratch_;  // a span has two ends, and there are two spans at most
+  std::size_t used_scratch_ = 0;
   std::uint64_t operations_ = 0;
 };
 

@@ -1,4 +1,4 @@
-// First fit in several greedy orders, then a local search over orders.
+// Best fit in the order of time, first fit in several greedy orders, then a local search over orders.
 #include "memory/plan.hpp"
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 
 #include "core/error.hpp"
 #include "memory/occupancy.hpp"
+#include "memory/plan_sweep.hpp"
 #include "memory/upstream.hpp"
 
 namespace pyparallel::memory {
@@ -20,7 +21,7 @@ using Span = Occupancy::Span;
 struct Problem {
   std::vector<std::uint64_t> sizes, lengths;  // lengths: of the lifetimes, in births
   std::vector<std::vector<Span>> spans;       // one, or two of a lifetime across the end of the circle
-  std::size_t times = 0;
+  std::size_t times = 0, longest = 0;         // of all spans
   std::uint64_t lower_bound = 0;
 };
 
@@ -54,6 +55,7 @@ Problem make_problem(const std::vector<Lifetime>& lifetimes, std::uint64_t perio
     problem.lengths.push_back(0);
     for (const Span& span : spans) {
       problem.lengths.back() += span.last - span.first;
+      problem.longest = std::max(problem.longest, span.last - span.first);
       live[span.first] += problem.sizes.back(), live[span.last] -= problem.sizes.back();
     }
     problem.spans.push_back(std::move(spans));
@@ -65,27 +67,37 @@ Problem make_problem(const std::vector<Lifetime>& lifetimes, std::uint64_t perio
 
 struct Packing {
   std::vector<std::uint64_t> offsets;
-  std::uint64_t peak = ~std::uint64_t{0};
+  std::uint64_t peak = 0;
 };
+
+Packing packed(const Problem& problem, std::vector<std::uint64_t> offsets) {
+  Packing packing{std::move(offsets)};
+  for (std::size_t i = 0; i < packing.offsets.size(); ++i) {
+    packing.offsets[i] /= kAlignment;
+    packing.peak = std::max(packing.peak, packing.offsets[i] + problem.sizes[i]);
+  }
+  return packing;
+}
 
 class Search {
  public:
-  static constexpr int kPatience = 500;   // tries without a lower peak
-  static constexpr std::size_t kFew = 6;  // blocks of which all orders are tried
+  static constexpr int kPatience = 500;        // tries without a lower peak
+  static constexpr std::size_t kFew = 6;       // blocks of which all orders are tried
+  static constexpr std::uint64_t kSweep = 15;  // operations per block
 
-  Search(const Problem& problem, std::uint64_t budget) : problem_(problem), budget_(budget) {}
+  // `first`: what is improved.
+  Search(const Problem& problem, Packing first, std::uint64_t budget)
+      : problem_(problem), budget_(budget), operations_(kSweep * problem.sizes.size()), best_(std::move(first)) {}
 
   Packing run() {
-    for (const Order& order : greedy_orders()) {
-      if (over()) break;
-      consider(order);
-    }
+    for (int number = 0; number < kGreedyOrders && !over(); ++number) consider(greedy_order(number));
     if (problem_.sizes.size() <= kFew) {
       Order order(problem_.sizes.size());
       std::iota(order.begin(), order.end(), 0u);
       while (!over() && std::next_permutation(order.begin(), order.end())) consider(order);
       return best_;
     }
+    if (order_.empty()) order_ = by_offset();
     for (int in_vain = 0; in_vain < kPatience && !over(); ++in_vain) {
       const std::uint64_t before = best_.peak;
       improve();
@@ -98,51 +110,54 @@ class Search {
   // A thousandth above the bound is near enough.
   bool over() const {
     if (problem_.sizes.empty()) return true;
-    if (best_.offsets.empty()) return false;
     return operations_ >= budget_ || best_.peak - problem_.lower_bound <= problem_.lower_bound / 1000;
   }
 
-  std::vector<Order> greedy_orders() const {
-    Order by_birth(problem_.sizes.size());
-    std::iota(by_birth.begin(), by_birth.end(), 0u);
-    std::stable_sort(by_birth.begin(), by_birth.end(), [&](std::uint32_t a, std::uint32_t b) {
+  static constexpr int kGreedyOrders = 4;
+  Order greedy_order(int number) const {
+    Order order(problem_.sizes.size());
+    std::iota(order.begin(), order.end(), 0u);
+    std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
       return problem_.spans[a][0].first < problem_.spans[b][0].first;
     });
     const auto descending = [&](const auto& key) {
-      Order order = by_birth;
       std::stable_sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) { return key(a) > key(b); });
-      return order;
     };
     const auto& sizes = problem_.sizes;
     const auto& lengths = problem_.lengths;
-    return {
-        descending([&](std::uint32_t i) { return std::pair(sizes[i], lengths[i]); }),
-        descending([&](std::uint32_t i) { return std::pair(lengths[i], sizes[i]); }),
-        descending([&](std::uint32_t i) { return static_cast<double>(sizes[i]) * static_cast<double>(lengths[i]); }),
-        by_birth,
-    };
+    if (number == 0) descending([&](std::uint32_t i) { return std::pair(sizes[i], lengths[i]); });
+    if (number == 1) descending([&](std::uint32_t i) { return std::pair(lengths[i], sizes[i]); });
+    if (number == 2)
+      descending([&](std::uint32_t i) { return static_cast<double>(sizes[i]) * static_cast<double>(lengths[i]); });
+    return order;
   }
 
-  // Packs in that order; keeps the result if it is no higher than the best. True if it was kept.
-  bool consider(const Order& order) {
-    Occupancy occupancy(problem_.times);
+  // First fit in that order gives a plan that is no higher.
+  Order by_offset() const {
+    Order order(problem_.sizes.size());
+    std::iota(order.begin(), order.end(), 0u);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::uint32_t a, std::uint32_t b) { return best_.offsets[a] < best_.offsets[b]; });
+    return order;
+  }
+
+  // Packs in that order; keeps the result if it is no higher than the best.
+  void consider(const Order& order) {
+    Occupancy occupancy(problem_.times, problem_.longest);
     Packing packing{std::vector<std::uint64_t>(order.size()), 0};
-    const bool first = best_.offsets.empty();
     bool kept = true;
     for (const std::uint32_t i : order) {
-      const bool search = operations_ + occupancy.operations() < budget_;
-      const std::uint64_t offset = occupancy.lowest_free(problem_.spans[i], problem_.sizes[i], search || !first);
+      const std::uint64_t offset = occupancy.lowest_free(problem_.spans[i], problem_.sizes[i]);
       packing.offsets[i] = offset;
       packing.peak = std::max(packing.peak, offset + problem_.sizes[i]);
-      kept = first || (packing.peak <= best_.peak && search);
+      kept = packing.peak <= best_.peak && operations_ + occupancy.operations() < budget_;
       if (!kept) break;
       if (problem_.sizes[i] > 0) occupancy.add(problem_.spans[i], {offset, offset + problem_.sizes[i]});
     }
     operations_ += occupancy.operations() + order.size();
-    if (!kept) return false;
+    if (!kept) return;
     best_ = std::move(packing);
     order_ = order;
-    return true;
   }
 
   // A block that ends at the top, and perhaps another, come earlier in the order.
@@ -163,19 +178,18 @@ class Search {
 
   const Problem& problem_;
   const std::uint64_t budget_;
-  std::uint64_t operations_ = 0;
+  std::uint64_t operations_;
   std::mt19937_64 random_{1};  // the same numbers on every rank
   Packing best_;
-  Order order_;  // of the best
+  Order order_;  // of the best; empty if it came from none
 };
 
 }  // namespace
 
 Plan plan_offsets(const std::vector<Lifetime>& lifetimes, std::uint64_t period, std::uint64_t budget) {
   const Problem problem = make_problem(lifetimes, period);
-  Packing packing = Search(problem, budget).run();
-  Plan plan{std::move(packing.offsets), 0, problem.lower_bound * kAlignment};
-  if (!lifetimes.empty()) plan.num_bytes = packing.peak * kAlignment;
+  const Packing packing = Search(problem, packed(problem, sweep_offsets(lifetimes, period)), budget).run();
+  Plan plan{packing.offsets, packing.peak * kAlignment, problem.lower_bound * kAlignment};
   for (std::uint64_t& offset : plan.offsets) offset *= kAlignment;
   return plan;
 }

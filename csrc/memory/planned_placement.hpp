@@ -23,10 +23,9 @@
 #include <deque>
 #include <memory>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
-#include "memory/planned_step.hpp"
+#include "memory/planned_arenas.hpp"
 
 namespace pyparallel::memory {
 
@@ -61,8 +60,8 @@ struct PlanStatistics {
 class PlannedPlacement {
  public:
   // `most_divergences`: after so many diverged steps in a row the plan is dropped and a new one recorded.
-  PlannedPlacement(Pool& pool, std::uint64_t most_divergences) : pool_(pool), most_divergences_(most_divergences) {}
-  ~PlannedPlacement();
+  PlannedPlacement(Pool& pool, std::uint64_t most_divergences)
+      : pool_(pool), most_divergences_(most_divergences), arenas_(pool) {}
   PlannedPlacement(const PlannedPlacement&) = delete;
   PlannedPlacement& operator=(const PlannedPlacement&) = delete;
 
@@ -71,25 +70,20 @@ class PlannedPlacement {
   void begin_step();
   void end_step();
 
-  // For the pool's calls of the same names; `num_bytes`: asked for, `request`: rounded up.
+  // For the pool's calls of the same names.
   // The place of a request, or nullptr: then best fit has it, and placed() is told.
-  void* allocate(std::uint64_t num_bytes, const Request& request, Stream stream);
+  void* allocate(const Request& request, Stream stream, const PlannedArenas::Asked& asked);
   void placed(const void* data, const Request& request, Stream stream);
-  // Whether `data` lies in an arena. Throws InvalidArgument if it does and no live block begins there.
+  // As PlannedArenas has them.
   bool use(const void* data, StreamId user, Stream stream);
-  struct Freed {
-    std::uint64_t num_bytes, rounded;
-  };
-  // What a planned block had; nullopt for a block of best fit. Throws like use().
-  std::optional<Freed> free(const void* data);
-
-  struct Found {
-    std::uint64_t rounded;
-    StreamId stream;
-    const void* arena;  // in which it lies
-  };
-  // A live planned block; nullopt if none begins there.
-  std::optional<Found> find(const void* data);
+  std::optional<PlannedArenas::Freed> free(const void* data);
+  std::optional<PlannedArenas::Found> find(const void* data);
+  // Calls `look(arenas)` while nothing is placed or freed there. It may take the pool's lock.
+  template <class Look>
+  auto look(const Look& look) {
+    const Guard guard(*this);
+    return look(static_cast<const PlannedArenas&>(arenas_));
+  }
 
   // Gives the arenas back to the pool if no block in them is alive; whether it did.
   bool give_back();
@@ -100,29 +94,32 @@ class PlannedPlacement {
   static constexpr std::size_t kLatest = 16;          // divergences kept
   static constexpr std::uint64_t kAttempts = 8;       // steps recorded before a pause
   static constexpr std::uint64_t kLongestPause = 64;  // steps
-  static constexpr std::uint32_t kDead = ~std::uint32_t{0};
 
-  class Guard;
+  // The flag, held.
+  class Guard {
+   public:
+    explicit Guard(PlannedPlacement& owner) : owner_(owner) { lock(); }
+    ~Guard() { unlock(); }
+    Guard(const Guard&) = delete;
+    Guard& operator=(const Guard&) = delete;
+    void lock() const {
+      while (owner_.busy_.test_and_set(std::memory_order_acquire)) [[unlikely]]
+        yield();
+    }
+    void unlock() const { owner_.busy_.clear(std::memory_order_release); }
+
+   private:
+    PlannedPlacement& owner_;
+  };
   class Unguarded;
-  struct Live {
-    std::uint32_t request = kDead;  // of the plan: who is alive at this place
-    std::uint64_t num_bytes = 0;    // asked for
-  };
-  struct Shared {  // a planned block that other streams use
-    std::vector<StreamId> users;
-    std::vector<Event> events;
-    bool freed, recorded;
-  };
 
+  static void yield();
   bool takes_part(Stream stream) const;
   bool due(const Request& request);
   void diverge(Reason reason, const Request& expected, const Request& got);
   bool take_arenas(Guard& guard);
   void return_arenas();
-  PlannedStep::PlaceNumber live_place(const void* data, const char* what, bool* inside) const;
-  void bury(PlannedStep::PlaceNumber place);
-  void record_events(Shared& shared);
-  void drain();
+  void set_state(PlanState state);
   void pause();
   void plan(Guard& guard);
   void after_step();
@@ -131,6 +128,7 @@ class PlannedPlacement {
   const std::uint64_t most_divergences_;
 
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;  // guards all below
+  std::atomic<bool> records_{false};          // whether state_ is kRecording; also read without the flag
   PlanState state_ = PlanState::kWaiting;
   bool in_step_ = false;
   bool following_ = false;  // the plan, in this step: every request so far was the plan's
@@ -138,11 +136,7 @@ class PlannedPlacement {
   ThreadNumber marker_ = 0;
   Recording recording_;
   std::uint64_t attempts_ = 0, pause_ = 0, next_pause_ = 1;
-  std::unique_ptr<PlannedStep> step_;
-  std::vector<Live> live_;  // by place
-  std::unordered_map<PlannedStep::PlaceNumber, Shared> shared_;
-  std::uint64_t live_blocks_ = 0, live_within_ = 0, live_bytes_ = 0;  // within: not to live over the end of a step
-  bool taken_ = false;                                                // the arenas
+  PlannedArenas arenas_;
   std::uint64_t steps_ = 0, planned_steps_ = 0, requests_ = 0, planned_requests_ = 0, bytes_ = 0, planned_bytes_ = 0;
   std::uint64_t divergences_ = 0, in_a_row_ = 0;
   std::deque<Divergence> latest_;

@@ -16,6 +16,7 @@ namespace {
 
 // Calls of a failure callback in a row after which no fewer bytes were live: one that says "again" for ever ends here.
 constexpr int kMostInVain = 16;
+constexpr std::size_t kTopSites = 5;
 
 std::uint64_t next_pool() {
   static std::atomic<std::uint64_t> pools{0};
@@ -89,10 +90,9 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
   const StreamId id = upstream_->identity(stream);
   ThreadCache* const cache = thread_cache();
   PlannedPlacement* const planned = planned_.load(std::memory_order_acquire);
-  void* data = planned ? planned->allocate(num_bytes, {rounded, id}, stream) : nullptr;
-  if (data != nullptr) {
-    if (observer) observed_.fetch_add(1, std::memory_order_relaxed);
-  } else {
+  void* data =
+      planned ? planned->allocate({rounded, id}, stream, {num_bytes, site, observer ? &observed_ : nullptr}) : nullptr;
+  if (data == nullptr) {
     Block* block = cache ? cache->take(rounded, id) : nullptr;
     if (block == nullptr) block = find_or_throw(rounded, num_bytes, id, stream);
     block->requested.store(num_bytes, std::memory_order_relaxed);
@@ -102,8 +102,8 @@ void* Pool::allocate(std::uint64_t num_bytes, Stream stream) {
     block->state.store(State::kLive, std::memory_order_release);
     data = block->data;
     if (planned) planned->placed(data, {rounded, id}, stream);
+    live_.add(class_of(rounded), rounded);
   }
-  live_.add(class_of(rounded), rounded);
   if (cache) {
     cache->counters().allocated(rounded, num_bytes);
   } else {
@@ -127,8 +127,11 @@ Block* Pool::find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, Strea
       shortage.callback = callback_;
     }
     if (planned() != nullptr && planned()->give_back()) continue;
-    if (!shortage.callback || in_vain == kMostInVain || !(*shortage.callback)(num_bytes))
+    if (!shortage.callback || in_vain == kMostInVain || !(*shortage.callback)(num_bytes)) {
+      const bool sees = planned() != nullptr && observer_.load(std::memory_order_acquire) != nullptr;
+      if (sees) planned()->look([&](const PlannedArenas& arenas) { arenas.add_sites(shortage.bytes_of); });
       out_of_memory(num_bytes, stream, shortage);
+    }
     in_vain = live_.value() < shortage.live ? 0 : in_vain + 1;
   }
 }
@@ -151,7 +154,6 @@ bool Pool::free_planned(void* data) {
   const auto freed = planned ? planned->free(data) : std::nullopt;
   if (!freed) return false;
   const auto [num_bytes, rounded] = *freed;
-  live_.subtract(class_of(rounded), rounded);
   if (Observer* const observer = observer_.load(std::memory_order_acquire))
     observer->record({Action::kFreeRequested, data, num_bytes, 0, observer->call_site()});
   if (ThreadCache* const cache = thread_cache()) {
@@ -255,26 +257,6 @@ Statistics Pool::statistics() {
   return s;
 }
 
-std::vector<StreamStatistics> Pool::stream_statistics() {
-  check_process();
-  const std::lock_guard<std::mutex> lock(mutex_);
-  std::map<StreamId, StreamStatistics> by_stream;
-  for (const Block& block : arena_.records()) {
-    const State state = block.state.load(std::memory_order_acquire);
-    if (state != State::kLive && state != State::kFree) continue;
-    StreamStatistics& s = by_stream[block.stream];
-    (state == State::kLive ? s.live : s.free) += block.num_bytes;
-    if (state == State::kFree) s.largest_hole = std::max(s.largest_hole, block.num_bytes);
-  }
-  for (const auto& [id, streamed] : streams_) by_stream[id].events = streamed.events.size();
-  std::vector<StreamStatistics> result;
-  for (auto& [id, s] : by_stream) {
-    s.stream = id;
-    result.push_back(s);
-  }
-  return result;
-}
-
 void Pool::observe(std::shared_ptr<Observer> observer) {
   const std::lock_guard<std::mutex> lock(mutex_);
   observer_.store(observer.get(), std::memory_order_release);
@@ -308,7 +290,12 @@ void Pool::out_of_memory(std::uint64_t num_bytes, Stream stream, const Shortage&
   if (arena_.limit != kUnlimited) message << "; the pool's limit is " << arena_.limit;
   if (shortage.captured)
     message << "; a stream is being captured: until that ends, nothing is waited for and no cached memory goes back";
-  for (const auto& [bytes, site] : shortage.sites)
+  std::vector<std::pair<std::uint64_t, CallSite>> sites;  // the most bytes first
+  for (const auto& [site, bytes] : shortage.bytes_of)
+    if (site != 0) sites.emplace_back(bytes, site);
+  std::sort(sites.rbegin(), sites.rend());
+  if (sites.size() > kTopSites) sites.resize(kTopSites);
+  for (const auto& [bytes, site] : sites)
     message << "\n  " << bytes << " bytes live of " << (observer ? observer->describe(site) : "");
   throw OutOfMemoryError(num_bytes, shortage.cached, message.str());
 }

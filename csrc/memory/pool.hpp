@@ -109,7 +109,8 @@ class Pool {
   PlannedPlacement* planned() { return planned_.load(std::memory_order_acquire); }
 
  private:
-  friend class PlannedPlacement;  // takes its arenas under the pool's lock
+  friend class PlannedPlacement;
+  friend class PlannedArenas;  // taken under the pool's lock
   struct Pending {
     Block* block;
     int events;  // not passed yet
@@ -123,13 +124,17 @@ class Pool {
   };
   struct Shortage {  // what there was when a request found nothing
     std::uint64_t live = 0, cached = 0, largest_hole = 0;
-    bool captured = false;                                  // a capture kept the rest from being waited for
-    std::vector<std::pair<std::uint64_t, CallSite>> sites;  // live bytes, the most first
+    bool captured = false;                       // a capture kept the rest from being waited for
+    std::map<CallSite, std::uint64_t> bytes_of;  // live, if the pool is observed
     std::shared_ptr<FailureCallback> callback;
   };
 
   bool free_planned(void* data);
-  std::optional<PlannedPlacement::Found> find_planned(const void* data) {
+  template <class Look>
+  auto look(const Look& look);
+  std::vector<ListedSegment> list(const PlannedArenas* arenas);
+  std::vector<StreamStatistics> stream_statistics(const PlannedArenas* arenas);
+  std::optional<PlannedArenas::Found> find_planned(const void* data) {
     return planned() ? planned()->find(data) : std::nullopt;
   }
   Block* find_or_throw(std::uint64_t rounded, std::uint64_t num_bytes, StreamId id, Stream stream);

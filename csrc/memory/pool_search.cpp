@@ -8,7 +8,6 @@
 namespace pyparallel::memory {
 namespace {
 
-constexpr std::size_t kTopSites = 5;
 // Of the most that ever was live, this share may lie idle in pieces that are too small, before pages are moved.
 constexpr std::uint64_t kIdleShare = 256;
 
@@ -278,14 +277,9 @@ void Pool::measure(Shortage& shortage) {
   shortage.cached = reserved - shortage.live;
   shortage.largest_hole = arena_.largest_free();
   if (observer_.load(std::memory_order_acquire) == nullptr) return;
-  std::map<CallSite, std::uint64_t> bytes_of;
   for (const Block& block : arena_.records())
     if (block.state.load(std::memory_order_acquire) == State::kLive)
-      bytes_of[block.site.load(std::memory_order_relaxed)] += block.num_bytes;
-  bytes_of.erase(0);
-  for (const auto& [site, bytes] : bytes_of) shortage.sites.emplace_back(bytes, site);
-  std::sort(shortage.sites.rbegin(), shortage.sites.rend());
-  if (shortage.sites.size() > kTopSites) shortage.sites.resize(kTopSites);
+      shortage.bytes_of[block.site.load(std::memory_order_relaxed)] += block.num_bytes;
 }
 
 }  // namespace pyparallel::memory

@@ -64,29 +64,39 @@ class Gauge {
   std::atomic<std::uint64_t> value_{0}, peak_{0};
 };
 
-// Bytes with callers, written by all threads at every call: one locked instruction each, on one cache line. Exact, but
-// that the peak of the sum may miss what two threads do to different classes at the very same moment.
+// Bytes with callers, written by all threads at every call: one locked instruction each, on one cache line; none for
+// blocks of a plan, whose writers exclude each other. Exact, but that a peak may miss what two threads do to different
+// numbers at the very same moment.
 class alignas(64) LiveBytes {
  public:
   void add(int c, std::uint64_t amount) {
-    const std::uint64_t now = by_class_[c].fetch_add(amount, std::memory_order_relaxed) + amount;
-    raise(class_peaks_[c], now);
-    raise(peak_, now + by_class_[1 - c].load(std::memory_order_relaxed));
+    raise_peaks(c, by_class_[c].fetch_add(amount, relaxed) + amount + planned_[c].load(relaxed));
   }
-  void subtract(int c, std::uint64_t amount) { by_class_[c].fetch_sub(amount, std::memory_order_relaxed); }
+  void subtract(int c, std::uint64_t amount) { by_class_[c].fetch_sub(amount, relaxed); }
+  void add_planned(int c, std::uint64_t amount) {
+    const std::uint64_t now = planned_[c].load(relaxed) + amount;
+    planned_[c].store(now, relaxed);
+    raise_peaks(c, now + by_class_[c].load(relaxed));
+  }
+  void subtract_planned(int c, std::uint64_t amount) { planned_[c].store(planned_[c].load(relaxed) - amount, relaxed); }
   std::uint64_t value() const { return value(0) + value(1); }
-  std::uint64_t value(int c) const { return by_class_[c].load(std::memory_order_relaxed); }
-  std::uint64_t peak() const { return peak_.load(std::memory_order_relaxed); }
-  std::uint64_t peak(int c) const { return class_peaks_[c].load(std::memory_order_relaxed); }
+  std::uint64_t value(int c) const { return by_class_[c].load(relaxed) + planned_[c].load(relaxed); }
+  std::uint64_t peak() const { return peak_.load(relaxed); }
+  std::uint64_t peak(int c) const { return class_peaks_[c].load(relaxed); }
 
  private:
+  static constexpr auto relaxed = std::memory_order_relaxed;
+  void raise_peaks(int c, std::uint64_t now) {
+    raise(class_peaks_[c], now);
+    raise(peak_, now + value(1 - c));
+  }
   static void raise(std::atomic<std::uint64_t>& peak, std::uint64_t now) {
-    std::uint64_t highest = peak.load(std::memory_order_relaxed);
-    while (now > highest && !peak.compare_exchange_weak(highest, now, std::memory_order_relaxed)) {
+    std::uint64_t highest = peak.load(relaxed);
+    while (now > highest && !peak.compare_exchange_weak(highest, now, relaxed)) {
     }
   }
   static_assert(kClasses == 2);
-  std::atomic<std::uint64_t> by_class_[kClasses]{}, class_peaks_[kClasses]{}, peak_{0};
+  std::atomic<std::uint64_t> by_class_[kClasses]{}, planned_[kClasses]{}, class_peaks_[kClasses]{}, peak_{0};
 };
 
 // What callers did. Written by one thread, so that counting costs no locked instruction; read by any.

@@ -88,14 +88,25 @@ void configure(std::mt19937_64& random, StreamOrder order, std::size_t megabytes
   emulation::configure(config);
 }
 
-// Returns how many wrong words the kernels saw.
-int run_history(std::mt19937_64& random, std::unique_ptr<Upstream> upstream, std::uint64_t limit, int steps) {
+// Returns how many wrong words the kernels saw. `period`: of steps, after which all begins again, alike, to be planned.
+int run_history(std::mt19937_64& random, std::unique_ptr<Upstream> upstream, std::uint64_t limit, int steps,
+                int period = 0) {
   Device device;
   int errors = 0;
   {
     Pool pool(std::move(upstream), limit);
     std::vector<Held> live;
+    const auto free_all = [&] {
+      for (const Held& held : std::exchange(live, {})) device.check(held, held.stream), pool.free(held.data);
+    };
+    PlannedPlacement* const plan = period > 0 ? &pool.plan_steps(3) : nullptr;
+    const std::mt19937_64 start = random;
     for (int i = 0; i < steps; ++i) {
+      if (plan && i % period == 0) {
+        free_all(), random = start;
+        if (i > 0) plan->end_step();
+        plan->begin_step();
+      }
       const std::size_t s = random() % Device::kStreams;
       const auto choice = random() % 100;
       if (choice < 45) {
@@ -124,10 +135,8 @@ int run_history(std::mt19937_64& random, std::unique_ptr<Upstream> upstream, std
         cudaStreamQuery(device.stream(s));  // something runs
       }
     }
-    for (const Held& held : live) {
-      device.check(held, held.stream);
-      pool.free(held.data);
-    }
+    free_all();
+    if (plan) CHECK_EQUAL(plan->statistics().planned_requests > 0, true);
     errors = device.errors();
     const std::uint64_t reserved = pool.reserved();
     CHECK_EQUAL(pool.trim(), reserved);
@@ -147,6 +156,7 @@ void nothing_is_reused_too_early(std::mt19937_64& random) {
     for (const std::uint64_t limit : limits) {
       CHECK_EQUAL(run_history(random, std::make_unique<CudaUpstream>(0), limit, 400), 0);
       CHECK_EQUAL(run_history(random, std::make_unique<CudaVmmUpstream>(0), limit, 400), 0);
+      CHECK_EQUAL(run_history(random, std::make_unique<CudaUpstream>(0), 12 * kMegabyte, 400, 50), 0);
       CHECK_EQUAL(run_history(random, std::make_unique<PinnedUpstream>(0), 12 * kMegabyte, 400), 0);
     }
   }
@@ -269,6 +279,12 @@ void a_step_is_captured(Keep keep) {
     check_cuda(cudaStreamWaitEvent(later, event, 0), "cudaStreamWaitEvent");
   };
   Pool pool(std::make_unique<Memory>(0), 32 * kMegabyte, keep);
+  // Steps are served from their plan, the last of them around the capture.
+  PlannedPlacement& plan = pool.plan_steps(3);
+  const auto request = [&] { pool.free(pool.allocate(kMegabyte, handle(origin))); };
+  for (int i = 0; i < 4; ++i) plan.begin_step(), request(), request(), plan.end_step();
+  plan.begin_step(), request();
+  CHECK_EQUAL(plan.statistics().planned_requests, std::uint64_t{5});
   // Blocks of before: one is still in use on a stream that does not take part, when the capture begins.
   void* const before = pool.allocate(2 * kMegabyte, handle(origin));
   launch({"write", 1, 1, outside}, write_pattern, static_cast<std::uint32_t*>(before), kStride, 1u);
@@ -300,6 +316,8 @@ void a_step_is_captured(Keep keep) {
   cudaGraphExec_t exec;
   check_cuda(cudaStreamEndCapture(origin, &graph), "cudaStreamEndCapture");
   check_cuda(cudaGraphInstantiate(&exec, graph, 0), "cudaGraphInstantiate");
+  CHECK_EQUAL(plan.statistics().planned_requests, std::uint64_t{5});
+  plan.end_step();
   const std::uint64_t reserved = pool.reserved();
   CHECK_EQUAL(pool.trim(), keep == Keep::kAlways ? std::uint64_t{0} : reserved);
   CHECK_EQUAL(pool.statistics().pending, std::uint64_t{0});

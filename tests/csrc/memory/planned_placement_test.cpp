@@ -2,171 +2,14 @@
 // numbers are the truth, and a step like the last one is served from its plan.
 #include "memory/planned_placement.hpp"
 
-#include <map>
-#include <memory>
 #include <thread>
 
-#include "check.hpp"
-#include "core/error.hpp"
 #include "memory/host_upstream.hpp"
-#include "memory/pool.hpp"
-#include "memory/simulated_upstream.hpp"
+#include "memory/step_history.hpp"
 
-using namespace pyparallel;
-using namespace pyparallel::memory;
+using namespace steps;
 
 namespace {
-
-constexpr std::uint64_t kStreams = 3;
-
-// A step as a program: block `block` is asked for, or freed; `late`: the block of the step before.
-struct Operation {
-  enum class Kind { kAllocate, kFree, kFreeLast } kind;
-  std::size_t block;
-};
-struct Program {
-  std::vector<std::uint64_t> sizes, streams;
-  std::vector<Operation> operations;
-};
-
-// Nested and crossing lifetimes; every fifth block lives into the next step.
-Program draw_program(std::mt19937_64& random, std::size_t blocks, std::uint64_t streams) {
-  Program program;
-  std::vector<std::pair<std::size_t, Operation>> timed;
-  for (std::size_t block = 0; block < blocks; ++block) {
-    program.sizes.push_back(1 + random() % (std::uint64_t{1} << (random() % 17)));
-    program.streams.push_back(1 + random() % streams);
-    timed.push_back({10 * block, {Operation::Kind::kAllocate, block}});
-    if (random() % 5 == 0)
-      timed.push_back({random() % (10 * block + 1), {Operation::Kind::kFreeLast, block}});
-    else
-      timed.push_back({10 * block + 1 + random() % (10 * (blocks - block)), {Operation::Kind::kFree, block}});
-  }
-  std::stable_sort(timed.begin(), timed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
-  for (const auto& [time, operation] : timed) program.operations.push_back(operation);
-  return program;
-}
-
-// A pool beside a list of what is live in it.
-class History {
- public:
-  History(std::uint64_t capacity, std::mt19937_64& random) : random_(random) {
-    pool = std::make_unique<Pool>(std::make_unique<SimulatedUpstream>(world, capacity));
-    pool->plan_steps(3);
-  }
-
-  void* allocate(std::uint64_t num_bytes, std::uint64_t stream) {
-    auto* const data = static_cast<char*>(pool->allocate(num_bytes, stream));
-    const auto after = live_.lower_bound(data);
-    if (after != live_.end()) CHECK_EQUAL(data + num_bytes <= after->first, true);
-    if (after != live_.begin()) CHECK_EQUAL(std::prev(after)->first + std::prev(after)->second.num_bytes <= data, true);
-    world.touch(stream, data, num_bytes, "allocation of " + std::to_string(num_bytes));
-    live_[data] = {num_bytes, stream};
-    requested_ += num_bytes;
-    return data;
-  }
-  // Another stream works on the block, after the last that has.
-  void use(void* data) {
-    Block& block = live_.at(static_cast<char*>(data));
-    const std::uint64_t stream = 1 + random_() % kStreams;
-    world.order(stream, block.last_user);
-    block.last_user = stream;
-    pool->use(data, stream);
-    world.touch(stream, static_cast<char*>(data), block.num_bytes, "use by another stream");
-  }
-  void free(void* data) {
-    pool->free(data);
-    requested_ -= live_.at(static_cast<char*>(data)).num_bytes;
-    live_.erase(static_cast<char*>(data));
-    if (random_() % 8 == 0 && live_.count(static_cast<char*>(data)) == 0)
-      CHECK_THROWS(pool->free(data), InvalidArgument);
-  }
-  void check_numbers() {
-    const Statistics s = pool->statistics();
-    CHECK_EQUAL(s.requested, requested_);
-    CHECK_EQUAL(s.allocations - s.frees, static_cast<std::uint64_t>(live_.size()));
-    CHECK_EQUAL(s.live <= s.reserved, true);
-  }
-  PlanStatistics plan() { return pool->planned()->statistics(); }
-  void free_all() {
-    while (!live_.empty()) free(live_.begin()->first);
-    for (std::uint64_t stream = 1; stream <= kStreams; ++stream) world.finish_stream(stream);
-  }
-
-  StreamWorld world;
-  std::unique_ptr<Pool> pool;
-
- private:
-  struct Block {
-    std::uint64_t num_bytes, last_user;
-  };
-  std::mt19937_64& random_;
-  std::map<char*, Block> live_;
-  std::uint64_t requested_ = 0;
-};
-
-// Runs a program step by step. `disorder`: how many of a thousand operations are not as the program says.
-class Runner {
- public:
-  Runner(History& history, const Program& program, std::mt19937_64& random)
-      : history_(history), program_(program), random_(random), own_(program.sizes.size()), last_(own_) {}
-
-  void step(std::uint64_t disorder, bool marked = true) {
-    if (marked) history_.pool->planned()->begin_step();
-    last_.swap(own_);
-    for (void*& left : own_) release(left);  // what was not freed in a whole step
-    for (const Operation& operation : program_.operations) {
-      const bool disturbed = random_() % 1000 < disorder;
-      void*& data = (operation.kind == Operation::Kind::kFreeLast ? last_ : own_)[operation.block];
-      if (disturbed) disturb(data, operation);
-      if (operation.kind != Operation::Kind::kAllocate) {
-        if (!disturbed || random_() % 2 == 0) release(data);  // or much later
-      } else if (data == nullptr && (!disturbed || random_() % 2 == 0)) {
-        data = history_.allocate(program_.sizes[operation.block], program_.streams[operation.block]);
-      }
-    }
-    if (marked) history_.pool->planned()->end_step();
-    history_.check_numbers();
-  }
-  void release(void*& data) {
-    if (data != nullptr) history_.free(data);
-    data = nullptr;
-  }
-
- private:
-  void disturb(void*& data, const Operation& operation) {
-    const std::uint64_t stream = 1 + random_() % kStreams;
-    void*& other = own_[random_() % own_.size()];
-    switch (random_() % 6) {
-      case 0:  // a request that the plan does not have
-        kept_.push_back(history_.allocate(1 + random_() % 50'000, stream));
-        break;
-      case 1:  // of another size
-        if (data == nullptr && operation.kind == Operation::Kind::kAllocate)
-          data = history_.allocate(program_.sizes[operation.block] + 512, program_.streams[operation.block]);
-        break;
-      case 2:
-        if (other != nullptr) history_.use(other);
-        break;
-      case 3:  // early
-        release(other);
-        break;
-      case 4:
-        history_.world.finish_stream(stream);
-        break;
-      default:
-        if (!kept_.empty()) {
-          release(kept_.back());
-          kept_.pop_back();
-        }
-    }
-  }
-
-  History& history_;
-  const Program& program_;
-  std::mt19937_64& random_;
-  std::vector<void*> own_, last_, kept_;  // by block, of this step and the last; and what the program knows nothing of
-};
 
 void a_repeating_step_is_served_from_its_plan(std::mt19937_64& random, std::uint64_t streams) {
   History history(std::uint64_t{1} << 30, random);
@@ -309,6 +152,115 @@ void memory_is_never_short_for_an_empty_arena() {
   CHECK_EQUAL(plan.statistics().planned_steps, std::uint64_t{3});
 }
 
+// Calls sites by turns, and remembers what was completed.
+class Watcher : public Observer {
+ public:
+  CallSite call_site() noexcept override { return site; }
+  void record(const Report& report) noexcept override { completed += report.action == Action::kFreeCompleted; }
+  CallSite site = 0;
+  int completed = 0;
+};
+
+// Blocks of the plan are listed like others, whoever still uses them.
+void what_is_served_is_seen(std::mt19937_64& random) {
+  History history(std::uint64_t{1} << 30, random);
+  Pool& pool = *history.pool;
+  const auto watcher = std::make_shared<Watcher>();
+  pool.observe(watcher);
+  std::vector<void*> own(4);
+  const auto begin_step = [&] {
+    pool.planned()->begin_step();
+    for (std::size_t i = 0; i < own.size(); ++i) {
+      watcher->site = static_cast<CallSite>(10 + i);
+      own[i] = history.allocate(700 * (i + 1), 1);
+    }
+  };
+  const auto end_step = [&] {
+    for (void* const data : own) history.free(data);
+    pool.planned()->end_step();
+  };
+  for (int i = 0; i < 4; ++i) begin_step(), end_step();
+  begin_step();
+  CHECK_EQUAL(pool.planned()->statistics().live_blocks, std::uint64_t{4});
+  const auto listed = [&](State state) {
+    std::map<const char*, ListedBlock> found;
+    for (const ListedSegment& segment : pool.list()) {
+      std::uint64_t num_bytes = 0;
+      for (const ListedBlock& block : segment.blocks) {
+        CHECK_EQUAL(block.data == segment.data + num_bytes, true);  // without a gap
+        num_bytes += block.num_bytes;
+        if (block.state == state) found.emplace(block.data, block);
+      }
+      CHECK_EQUAL(num_bytes, segment.num_bytes);
+    }
+    return found;
+  };
+  const auto live = listed(State::kLive);
+  CHECK_EQUAL(live.size(), std::size_t{4});
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    const ListedBlock& block = live.at(static_cast<const char*>(own[i]));
+    CHECK_EQUAL(block.requested, std::uint64_t{700 * (i + 1)});
+    CHECK_EQUAL(+block.site, static_cast<CallSite>(10 + i));
+    CHECK_EQUAL(block.serial, std::uint64_t{16 + i + 1});
+    CHECK_EQUAL(block.stream, Stream{1});
+  }
+  std::uint64_t on_streams = 0;
+  for (const StreamStatistics& s : pool.stream_statistics()) on_streams += s.live;
+  CHECK_EQUAL(on_streams, pool.statistics().live);
+  // Another stream reads one: freed it is pending, not live, and then completed.
+  history.world.order(2, 1);
+  pool.use(own[2], 2);
+  history.world.touch(2, static_cast<char*>(own[2]), 2100, "use by another stream");
+  void* const used = own[2];
+  end_step();
+  CHECK_EQUAL(pool.statistics().pending, std::uint64_t{2560});
+  CHECK_EQUAL(listed(State::kPending).count(static_cast<const char*>(used)), std::size_t{1});
+  CHECK_EQUAL(listed(State::kLive).size(), std::size_t{0});
+  CHECK_EQUAL(watcher->completed, 0);
+  history.free_all();
+  begin_step(), end_step();
+  CHECK_EQUAL(watcher->completed, 1);
+  CHECK_EQUAL(pool.statistics().pending, std::uint64_t{0});
+  pool.observe(nullptr);
+}
+
+// A request too many while the plan is served names the sites of the blocks it found there.
+void a_shortage_names_the_blocks_of_the_plan() {
+  Pool pool(std::make_unique<HostUpstream>());
+  class Named : public Watcher {
+    std::string describe(CallSite number) const override { return "site " + std::to_string(number); }
+  };
+  const auto watcher = std::make_shared<Named>();
+  pool.observe(watcher);
+  PlannedPlacement& plan = pool.plan_steps(3);
+  watcher->site = 77;
+  std::string message;
+  for (int i = 0; i < 5; ++i) {
+    plan.begin_step();
+    void* const data = pool.allocate(6 << 20);
+    if (i == 4) {
+      CHECK_EQUAL(plan.statistics().live_blocks, std::uint64_t{1});
+      CHECK_EQUAL(pool.trim(), std::uint64_t{0});  // what lives stays
+      pool.set_limit(8 << 20);
+      try {
+        pool.allocate(4 << 20);
+      } catch (const OutOfMemoryError& error) {
+        message = error.what();
+      }
+      pool.set_limit(Pool::kUnlimited);
+    }
+    pool.free(data);
+    plan.end_step();
+  }
+  CHECK_EQUAL(message.find("6291456 bytes live of site 77") != std::string::npos, true);
+  for (int i = 0; i < 2; ++i) {  // served again
+    plan.begin_step();
+    pool.free(pool.allocate(6 << 20));
+    plan.end_step();
+  }
+  CHECK_EQUAL(static_cast<int>(plan.statistics().state), static_cast<int>(PlanState::kServing));
+}
+
 // A thread of the plan, one that only allocates beside it, and one that frees what the first has allocated.
 void threads_are_sound(std::mt19937_64& random) {
   Pool pool(std::make_unique<HostUpstream>());
@@ -353,6 +305,12 @@ void threads_are_sound(std::mt19937_64& random) {
     while (handed_over != nullptr) std::this_thread::yield();
     plan.end_step();
     if (i % 100 == 99) pool.trim();
+    if (i % 7 == 0) {  // somebody looks
+      std::uint64_t num_bytes = 0;
+      for (const ListedSegment& segment : pool.list()) num_bytes += segment.num_bytes;
+      CHECK_EQUAL(num_bytes <= pool.statistics().reserved_peak, true);
+      pool.stream_statistics();
+    }
   }
   done = true;
   frees.join(), noise.join();
@@ -376,5 +334,7 @@ int main() {
   equal_histories_give_equal_places(random);
   divergences_are_named();
   memory_is_never_short_for_an_empty_arena();
+  what_is_served_is_seen(random);
+  a_shortage_names_the_blocks_of_the_plan();
   threads_are_sound(random);
 }

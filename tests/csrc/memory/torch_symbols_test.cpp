@@ -179,6 +179,36 @@ void a_capture_has_memory_of_its_own() {
   torch_release_pool(kHost, other);
 }
 
+// A plan of the default pool serves the symbols; a capture has its own memory all the same, and disturbs no step.
+void steps_are_served_through_the_symbols() {
+  PlannedPlacement& plan = default_pool(kHost).plan_steps(3);
+  const TorchPoolId id = {0, 9};
+  for (int i = 0; i < 5; ++i) {
+    plan.begin_step();
+    void* const block = pyparallel_torch_allocate(3000, kHost, stream(7));
+    std::memset(block, 1, 3000);
+    torch_begin_allocate_to_pool(kHost, id, [](void* candidate) { return candidate == stream(7); });
+    void* const inside = pyparallel_torch_allocate(3000, kHost, stream(7));
+    torch_end_allocate_to_pool(kHost, id);
+    CHECK_EQUAL(default_pool(kHost).num_bytes(inside), std::uint64_t{0});
+    CHECK_EQUAL(default_pool(kHost).num_bytes(block), std::uint64_t{3072});
+    std::size_t size = 0;
+    auto* const begin = static_cast<char*>(pyparallel_torch_base_allocation(block, &size));
+    CHECK_EQUAL(begin <= block && static_cast<char*>(block) + 3000 <= begin + size, true);
+    if (i == 4) pyparallel_torch_record_stream(block, stream(6));  // of which the plan knows nothing
+    pyparallel_torch_empty_cache();  // what lives stays
+    std::memset(block, 2, 3000);
+    pyparallel_torch_free(block, 3000, kHost, stream(7));
+    CHECK_THROWS(pyparallel_torch_free(block, 3000, kHost, stream(7)), InvalidArgument);
+    pyparallel_torch_free(inside, 3000, kHost, stream(7));
+    pyparallel_torch_free(pyparallel_torch_allocate(0, kHost, stream(7)), 0, kHost, stream(7));
+    plan.end_step();
+    torch_release_pool(kHost, id);
+  }
+  CHECK_EQUAL(plan.statistics().divergences, std::uint64_t{0});
+  CHECK_EQUAL(plan.statistics().planned_requests > 0, true);
+}
+
 void threads_allocate_beside_captures(std::mt19937_64& random) {
   std::vector<std::thread> threads;
   for (std::uintptr_t t = 1; t <= 3; ++t)
@@ -287,6 +317,7 @@ int main() {
   a_shared_block_needs_no_other_order();
   if (!PYPARALLEL_CUDA) {  // where captures have the host's memory, not the device's
     a_capture_has_memory_of_its_own();
+    steps_are_served_through_the_symbols();
     threads_allocate_beside_captures(random);
   }
   segments_come_from_their_pool_or_not_at_all();
