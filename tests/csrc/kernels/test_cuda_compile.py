@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +70,11 @@ def test_the_report_is_understood():
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> dict[Path, Future]:
+def compiled(tmp_path_factory) -> Iterator[dict[Path, Future]]:
+    """Sources that are compiled while the tests of the first ones run."""
     folder = tmp_path_factory.mktemp("nvcc")
     with ThreadPoolExecutor(2) as pool:
-        return {s: pool.submit(compile_source, s, folder / s.stem) for s in SOURCES}
+        yield {s: pool.submit(compile_source, s, folder / s.stem) for s in SOURCES}
 
 
 def test_there_are_sources():
