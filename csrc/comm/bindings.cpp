@@ -1,4 +1,4 @@
-// Bindings of comm: the shared-memory communicator with its queue, works, and shared buffers.
+// Bindings of comm: the shared-memory communicator with its queue, works and segments.
 #include "bindings.hpp"
 
 #include <unistd.h>
@@ -33,29 +33,6 @@ void interruptible(const Function& function) {
     throw;
   }
 }
-
-// A shared allocation as a Python buffer. The memory goes back when the last tensor over it is gone.
-class SharedBuffer {
- public:
-  SharedBuffer(std::shared_ptr<shm::SegmentTable> table, std::uint64_t num_bytes)
-      : table_(std::move(table)), segment_(table_->allocate(num_bytes)), process_(getpid()) {}
-  // A forked child has a copy of this object; the entry in the shared table is still its parent's.
-  ~SharedBuffer() {
-    if (getpid() == process_) table_->release(*segment_);
-  }
-  SharedBuffer(const SharedBuffer&) = delete;
-  SharedBuffer& operator=(const SharedBuffer&) = delete;
-
-  py::buffer_info info() const {
-    return py::buffer_info(reinterpret_cast<unsigned char*>(segment_->data()),
-                           static_cast<py::ssize_t>(segment_->num_bytes()));
-  }
-
- private:
-  std::shared_ptr<shm::SegmentTable> table_;
-  std::shared_ptr<SharedSegment> segment_;
-  int process_;
-};
 
 class ShmCommunicator {
  public:
@@ -189,18 +166,15 @@ class ShmCommunicator {
 
   int world_size() const { return communicator_.world_size(); }
 
-  std::unique_ptr<SharedBuffer> allocate(std::uint64_t num_bytes) {
-    check_process();
-    return std::make_unique<SharedBuffer>(communicator_.segments(), num_bytes);
-  }
+  std::shared_ptr<shm::Liveness> peers() const { return communicator_.peers(); }
 
- private:
   void check_process() const {
     if (getpid() != process_)
       throw InvalidArgument("this communicator belongs to process " + std::to_string(process_) +
                             "; a forked child (process " + std::to_string(getpid()) + ") cannot use it");
   }
 
+ private:
   shm::Communicator communicator_;
   std::shared_ptr<ProgressQueue> queue_;
   MessageLane messages_;
@@ -221,6 +195,8 @@ shm::Collective collective(shm::Kind kind, std::uintptr_t output, std::uintptr_t
 void register_work(py::module_& module) {
   py::class_<Work, std::shared_ptr<Work>>(module, "Work")
       .def_property_readonly("completed", [](const Work& w) { return w.completed.load(std::memory_order_acquire); })
+      .def_property_readonly(
+          "succeeded", [](const Work& w) { return w.completed.load(std::memory_order_acquire) && w.error == nullptr; })
       .def_property_readonly("failed", [](const Work& w) { return w.completed.load() && w.error != nullptr; })
       .def_property_readonly("source",
                              [](const Work& w) {
@@ -238,10 +214,10 @@ void register_segments(py::module_& module) {
       .def_static("open", &SharedSegment::open, py::arg("pid"), py::arg("fd"))
       .def_property_readonly("fd", &SharedSegment::fd)
       .def_property_readonly("num_bytes", &SharedSegment::num_bytes);
-  py::class_<SharedBuffer>(module, "SharedBuffer", py::buffer_protocol()).def_buffer([](SharedBuffer& buffer) {
-    return buffer.info();
-  });
   module.def("available_memory", &available_memory);
+  module.def(
+      "is_shared", [](std::uintptr_t data) { return SharedSegment::containing(pointer<void>(data)) != nullptr; },
+      py::arg("data"));
 }
 
 }  // namespace
@@ -267,6 +243,8 @@ void register_comm(py::module_& module) {
       .value("min", Reduction::kMin)
       .value("product", Reduction::kProduct)
       .value("premultiplied", Reduction::kPremultiplied);
+  py::class_<shm::Liveness, std::shared_ptr<shm::Liveness>>(module, "Peers")
+      .def("others_gone", &shm::Liveness::others_gone);
   using Self = ShmCommunicator;
   py::class_<Self>(module, "ShmCommunicator")
       .def_static("create_control", &shm::Communicator::create_control, py::arg("world_size"))
@@ -281,7 +259,8 @@ void register_comm(py::module_& module) {
       .def("abort", &Self::abort, py::arg("cause"), py::call_guard<py::gil_scoped_release>())
       .def("close", &Self::close, py::call_guard<py::gil_scoped_release>())
       .def("wait", &Self::wait, py::arg("work"))
-      .def("allocate", &Self::allocate, py::arg("num_bytes"))
+      .def("check_process", &Self::check_process)
+      .def_property_readonly("peers", &Self::peers)
       .def("combine",
            [](Self& self, Kind kind, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
               int root, Reduction reduction, double factor, bool ring, bool background) {

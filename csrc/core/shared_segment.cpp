@@ -16,12 +16,19 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "core/per_process.hpp"
 
 namespace pyparallel {
 namespace {
 
-std::mutex registry_mutex;
-std::map<std::pair<dev_t, ino_t>, std::weak_ptr<SharedSegment>> registry;  // guarded by registry_mutex
+// The segments of this process, by what they are and by where they lie.
+struct Registry {
+  std::mutex mutex;  // guards the maps; no last reference to a segment ends under it, because the destructor takes it
+  std::map<std::pair<dev_t, ino_t>, std::weak_ptr<SharedSegment>> by_file;
+  std::map<const char*, std::weak_ptr<SharedSegment>> by_address;
+};
+
+constinit PerProcess<Registry> registries;
 
 std::uint64_t read_number(const std::string& path, std::uint64_t missing) {
   std::ifstream file(path);
@@ -80,6 +87,11 @@ std::uint64_t available_memory() {
 }
 
 SharedSegment::~SharedSegment() {
+  Registry& registry = registries.get();
+  {
+    std::lock_guard<std::mutex> lock(registry.mutex);
+    registry.by_address.erase(data_);  // before anybody else can get the address
+  }
   munmap(data_, num_bytes_);
   close(fd_);
 }
@@ -90,8 +102,9 @@ std::shared_ptr<SharedSegment> SharedSegment::adopt(int fd) {
     close(fd);
     throw std::runtime_error(system_error("cannot read the size of a shared segment"));
   }
-  std::lock_guard<std::mutex> lock(registry_mutex);
-  std::weak_ptr<SharedSegment>& known = registry[{status.st_dev, status.st_ino}];
+  Registry& registry = registries.get();
+  std::lock_guard<std::mutex> lock(registry.mutex);
+  std::weak_ptr<SharedSegment>& known = registry.by_file[{status.st_dev, status.st_ino}];
   if (std::shared_ptr<SharedSegment> segment = known.lock()) {
     close(fd);
     return segment;
@@ -99,8 +112,8 @@ std::shared_ptr<SharedSegment> SharedSegment::adopt(int fd) {
   char* const data = map_whole(fd, status);
   std::shared_ptr<SharedSegment> segment(new SharedSegment(fd, static_cast<std::uint64_t>(status.st_size), data));
   known = segment;
-  for (auto entry = registry.begin(); entry != registry.end();)
-    entry = entry->second.expired() ? registry.erase(entry) : std::next(entry);
+  registry.by_address[data] = segment;
+  std::erase_if(registry.by_file, [](const auto& entry) { return entry.second.expired(); });
   return segment;
 }
 
@@ -129,6 +142,18 @@ std::shared_ptr<SharedSegment> SharedSegment::reserve(std::uint64_t most, std::u
     }
     if (size / 2 < least) out_of_memory(size);
   }
+}
+
+std::shared_ptr<SharedSegment> SharedSegment::containing(const void* address) {
+  Registry& registry = registries.get();
+  const char* const place = static_cast<const char*>(address);
+  std::shared_ptr<SharedSegment> segment;  // outlives the lock
+  std::lock_guard<std::mutex> lock(registry.mutex);
+  const auto next = registry.by_address.upper_bound(place);
+  if (next == registry.by_address.begin()) return nullptr;
+  segment = std::prev(next)->second.lock();
+  const bool inside = segment && static_cast<std::uint64_t>(place - segment->data_) < segment->num_bytes_;
+  return inside ? segment : nullptr;
 }
 
 bool SharedSegment::populate(std::uint64_t offset, std::uint64_t num_bytes) {

@@ -22,6 +22,8 @@ class SharedSegment {
   // The segment that process `pid` holds as file descriptor `fd`. A process that maps a segment twice gets one mapping.
   // Throws PeerMemoryError.
   static std::shared_ptr<SharedSegment> open(int pid, int fd);
+  // The segment of this process in which the address lies, nullptr if there is none.
+  static std::shared_ptr<SharedSegment> containing(const void* address);
 
   ~SharedSegment();
   SharedSegment(const SharedSegment&) = delete;

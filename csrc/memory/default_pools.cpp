@@ -6,7 +6,7 @@
 #include <array>
 
 #include "core/error.hpp"
-#include "memory/per_process.hpp"
+#include "core/per_process.hpp"
 #include "memory/upstreams.hpp"
 #if PYPARALLEL_CUDA
 #include "core/device_guard.hpp"
@@ -16,9 +16,10 @@ namespace pyparallel::memory {
 namespace {
 
 struct Table {
-  std::array<std::atomic<Pool*>, kMostDevices + 1> pools{};  // by device + 1
-  std::mutex mutex;                                          // guards `owned`
-  std::array<std::shared_ptr<Pool>, kMostDevices + 1> owned;
+  static constexpr std::size_t kPlaces = kMostDevices - kPinned;
+  std::array<std::atomic<Pool*>, kPlaces> pools{};  // by device, from kPinned on
+  std::mutex mutex;                                 // guards `owned`
+  std::array<std::shared_ptr<Pool>, kPlaces> owned;
 };
 
 // Tensors and arrays may be freed while the process ends.
@@ -26,15 +27,16 @@ constinit PerProcess<Table> tables;
 Table& table() { return tables.get(); }
 
 std::size_t checked_place(int device) {
-  if (device < kHost || device >= kMostDevices)
-    throw InvalidArgument("memory: there is no device " + std::to_string(device) + ", only -1 (the host) to " +
+  if (device < kPinned || device >= kMostDevices)
+    throw InvalidArgument("memory: there is no device " + std::to_string(device) +
+                          ", only -1 (the host), -2 (its shared memory), -3 (its pinned memory) and 0 to " +
                           std::to_string(kMostDevices - 1));
-  return static_cast<std::size_t>(device + 1);
+  return static_cast<std::size_t>(device - kPinned);
 }
 
 #if !PYPARALLEL_CUDA
 [[noreturn]] void no_cuda(int device) {
-  throw InvalidArgument("memory of CUDA device " + std::to_string(device) +
+  throw InvalidArgument((device == kPinned ? "pinned memory" : "memory of CUDA device " + std::to_string(device)) +
                         ": this build of pyparallel has no CUDA (see pyparallel.features()): build it with nvcc");
 }
 #endif
@@ -43,15 +45,16 @@ std::size_t checked_place(int device) {
 
 std::unique_ptr<Upstream> device_upstream(int device) {
   if (device == kHost) return make_upstream("host", 0);
+  if (device == kShared) return make_upstream("shared", 0);
 #if PYPARALLEL_CUDA
-  return make_upstream("cuda-vmm", device);
+  return device == kPinned ? make_upstream("pinned", 0) : make_upstream("cuda-vmm", device);
 #else
   no_cuda(device);
 #endif
 }
 
 std::uint64_t device_memory(int device) {
-  if (device == kHost)
+  if (device < 0)
     return static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
 #if PYPARALLEL_CUDA
   const DeviceGuard guard(device);
@@ -95,8 +98,8 @@ void set_default_pool(int device, std::shared_ptr<Pool> pool) {
 bool default_pools_inherited() { return tables.inherited(); }
 
 void for_each_default_pool(const std::function<void(int, Pool&)>& visit) {
-  for (int device = kHost; device < kMostDevices; ++device)
-    if (Pool* const pool = table().pools[static_cast<std::size_t>(device + 1)].load(std::memory_order_acquire))
+  for (int device = kPinned; device < kMostDevices; ++device)
+    if (Pool* const pool = table().pools[static_cast<std::size_t>(device - kPinned)].load(std::memory_order_acquire))
       visit(device, *pool);
 }
 

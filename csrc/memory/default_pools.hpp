@@ -1,5 +1,5 @@
-// The process's own pools, one per device: made on first use or given, and never destroyed. A forked child begins
-// without any; what its parent allocated it can neither use nor free.
+// The process's own pools, one per device and per kind of host memory: made on first use or given, and never destroyed.
+// A forked child begins without any; what its parent allocated it can neither use nor free.
 #pragma once
 #include <functional>
 #include <memory>
@@ -8,10 +8,11 @@
 
 namespace pyparallel::memory {
 
-inline constexpr int kHost = -1;  // the device of ordinary memory
+// In place of a device: ordinary memory, memory that other processes can map, and memory that devices copy from and to.
+inline constexpr int kHost = -1, kShared = -2, kPinned = -3;
 inline constexpr int kMostDevices = 64;
 
-// Memory of that device, or of the host. Throws InvalidArgument for a device that this build cannot serve.
+// Memory of that device, or that kind of the host's. Throws InvalidArgument for a device that this build cannot serve.
 std::unique_ptr<Upstream> device_upstream(int device);
 // Bytes that the device has, in use or not. Likewise.
 std::uint64_t device_memory(int device);

@@ -5,8 +5,8 @@
 #include <sstream>
 
 #include "core/error.hpp"
+#include "core/per_process.hpp"
 #include "memory/default_pools.hpp"
-#include "memory/per_process.hpp"
 #include "memory/private_pools.hpp"
 
 namespace pyparallel::memory {

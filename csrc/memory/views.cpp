@@ -1,7 +1,7 @@
 // A table of counts.
 #include "memory/views.hpp"
 
-#include "memory/per_process.hpp"
+#include "core/per_process.hpp"
 
 namespace pyparallel::memory {
 

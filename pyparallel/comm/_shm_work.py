@@ -30,6 +30,12 @@ class ShmWork:
         self.native = native
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it reads and writes, until it has been waited for."""
+        read = None if self._read is self._written else self._read
+        return tuple(tensor for tensor in (self._written, read) if tensor is not None)
+
+    @property
     def started_ns(self) -> int:
         """See Work.started_ns."""
         return self.native.started_ns

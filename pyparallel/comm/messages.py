@@ -31,6 +31,11 @@ class ShmMessage:
         self.native = native
 
     @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it reads or writes, until it has been waited for."""
+        return () if self._tensor is None else (self._tensor,)
+
+    @property
     def source(self) -> int | None:
         """The rank that a completed receive came from; None before, and for sends."""
         source = self.native.source
@@ -91,7 +96,7 @@ class Messages:
         self._native = native
         self._rank = rank
         self._world_size = world_size
-        self._in_flight: list[ShmMessage] = []
+        self.in_flight: list[ShmMessage] = []
         self._enough = 16  # to look for completed ones
 
     def send(self, tensor: Tensor, destination: int, *, tag: int = 0) -> ShmMessage:
@@ -110,10 +115,6 @@ class Messages:
         native = self._native.recv(tensor.data_ptr(), tensor.numel(), dtype, peer, tag)
         return self._track(native, tensor, received=True)
 
-    def clear(self) -> None:
-        """Lets go of the tensors; the native communicator is closed."""
-        self._in_flight.clear()
-
     def _check(self, what: str, tensor: Tensor, tag: int) -> int:
         check_moved(what, "cpu", tensor)
         check_tag(what, tag)
@@ -122,8 +123,8 @@ class Messages:
     def _track(self, native: core.Work, tensor: Tensor, *, received: bool) -> ShmMessage:
         message = ShmMessage(self._native, native, tensor, received=received)
         if not native.completed:
-            self._in_flight.append(message)
-            if len(self._in_flight) >= self._enough:
-                self._in_flight = [other for other in self._in_flight if not other.native.completed]
-                self._enough = max(16, 2 * len(self._in_flight))
+            self.in_flight.append(message)
+            if len(self.in_flight) >= self._enough:
+                self.in_flight[:] = [one for one in self.in_flight if not one.native.succeeded]
+                self._enough = max(16, 2 * len(self.in_flight))
         return message

@@ -14,6 +14,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from pyparallel import _tensors
 from pyparallel._native import core
 from pyparallel.comm import _operands as check
+from pyparallel.comm._buffers import zeros
 from pyparallel.comm._nccl_lanes import Issue, Lane, Message
 from pyparallel.comm._nccl_members import Members
 from pyparallel.comm._nccl_work import NcclWork
@@ -247,8 +248,7 @@ class NcclCommunicator:
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty."""
-        check.check_shape(shape)
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        return zeros(self.device, shape, dtype)
 
     def abort(self, cause: str) -> None:
         """See Communicator.abort."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Sequence
-from math import prod
 from weakref import WeakSet
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from pyparallel import _tensors
 from pyparallel._native import core
 from pyparallel.comm import flight
+from pyparallel.comm._buffers import shared_zeros
 from pyparallel.comm._operands import (
     algorithms_of,
     check_algorithm,
@@ -22,15 +23,14 @@ from pyparallel.comm._operands import (
     check_parts,
     check_reduction,
     check_root,
-    check_shape,
     check_sizes,
 )
+from pyparallel.comm._retired import RETIRED
 from pyparallel.comm._shm_work import ShmWork
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
 from pyparallel.comm.flight import Record
 from pyparallel.comm.messages import Messages, ShmMessage
 from pyparallel.comm.solo import SoloCommunicator
-from pyparallel.errors import OutOfMemoryError
 
 _KINDS = dict(core.Kind.__members__)
 _REDUCTIONS = dict(core.Reduction.__members__)
@@ -55,6 +55,8 @@ class ShmCommunicator:
         self._native = native
         self._in_flight: deque[ShmWork] = deque()
         self._messages = Messages(native, rank=rank, world_size=world_size)
+        held = self._in_flight, self._messages.in_flight
+        weakref.finalize(self, RETIRED.retire, native.peers, *held).atexit = False
         flight.dump_on_failure(native, rank=rank, world_size=world_size)
 
     def all_reduce(
@@ -153,24 +155,17 @@ class ShmCommunicator:
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """A zeroed tensor in shared memory, which collectives read and write without a copy.
 
-        Not a collective: ranks may allocate differently. The memory goes back with the tensor.
+        Not a collective: ranks may allocate differently. The memory is of
+        ``pyparallel.memory.default_pool("shared")`` and goes back there with the tensor; so does
+        what a failed operation used, once no other rank can touch it any more.
 
         Raises:
             OutOfMemoryError: with the bytes needed and available.
         """
+        self._native.check_process()
         _tensors.dtype_code(dtype, what="empty: the tensor")
-        check_shape(shape)
-        num_bytes = prod(shape) * dtype.itemsize
-        if num_bytes == 0:
-            return torch.empty(shape, dtype=dtype)
-        if num_bytes >> 63:  # more than the core can count
-            available = core.available_memory()
-            raise OutOfMemoryError(
-                f"out of shared memory: {num_bytes} bytes needed, {available} bytes available",
-                num_bytes,
-                available,
-            )
-        return torch.frombuffer(self._native.allocate(num_bytes), dtype=dtype).view(shape)
+        RETIRED.sweep()
+        return shared_zeros(shape, dtype)
 
     def split(self, color: int | None, key: int = 0) -> ShmCommunicator | SoloCommunicator | None:
         """See Communicator.split."""
@@ -196,8 +191,11 @@ class ShmCommunicator:
     def close(self) -> None:
         """See Communicator.close. Tensors from empty() stay valid; calling it twice is harmless."""
         self._native.close()
-        self._in_flight.clear()
-        self._messages.clear()
+        held = self._in_flight, self._messages.in_flight
+        RETIRED.retire(self._native.peers, *held)
+        RETIRED.sweep()
+        for operations in held:
+            operations.clear()
 
     def _combine(
         self,
@@ -260,7 +258,7 @@ class ShmCommunicator:
     ) -> ShmWork:
         work = ShmWork(self._native, native, written, read)
         in_flight = self._in_flight
-        while in_flight and in_flight[0].native.completed:
+        while in_flight and in_flight[0].native.succeeded:
             in_flight.popleft()
         in_flight.append(work)
         return work

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyparallel import _tensors
+from pyparallel.comm._buffers import zeros
 from pyparallel.comm._operands import (
     algorithms_of,
     check_algorithm,
@@ -20,7 +21,6 @@ from pyparallel.comm._operands import (
     check_peer,
     check_reduction,
     check_root,
-    check_shape,
     check_sizes,
 )
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
@@ -157,8 +157,7 @@ class SoloCommunicator:
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty."""
         _tensors.dtype_code(dtype, what="empty: the tensor")
-        check_shape(shape)
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        return zeros(self.device, shape, dtype)
 
     def split(self, color: int | None, key: int = 0) -> SoloCommunicator | None:
         """See Communicator.split."""

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pyparallel.comm._buffers import zeros
 from pyparallel.comm._group_work import GroupWork
 from pyparallel.comm._operands import (
     check_algorithm,
@@ -18,7 +19,6 @@ from pyparallel.comm._operands import (
     check_peer,
     check_reduction,
     check_root,
-    check_shape,
     check_sizes,
     check_tag,
 )
@@ -190,8 +190,7 @@ class GroupCommunicator:
 
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty."""
-        check_shape(shape)
-        return torch.zeros(shape, dtype=dtype, device=self.device)
+        return zeros(self.device, shape, dtype)
 
     def split(self, color: int | None, key: int = 0) -> GroupCommunicator | SoloCommunicator | None:
         """See Communicator.split, by torch.distributed's new_group: it has to know this group."""

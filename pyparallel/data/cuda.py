@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyparallel._native import core
 from pyparallel.data.staging import HostMemory
-from pyparallel.memory import MemoryPool
+from pyparallel.memory import MemoryPool, default_pool
 
 
 class CudaCopies:
@@ -24,7 +24,7 @@ class CudaCopies:
         index = torch.cuda.current_device() if device.index is None else device.index
         self.device = torch.device("cuda", index)
         self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-        self._pool = MemoryPool("pinned") if core.features()["cuda"] else None
+        self._pool = default_pool("pinned") if core.features()["cuda"] else None
 
     def allocate_host(self, num_bytes: int) -> HostMemory:
         """Pinned memory of our pool; of torch's in a build without CUDA."""

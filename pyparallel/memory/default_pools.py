@@ -1,4 +1,4 @@
-"""The process's own pools, one per device: torch's symbols, planes and buffers share them."""
+"""The process's own pools, one per device and kind of memory, which everything in it shares."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ from pyparallel.memory.pool import MemoryPool
 _pools: dict[core.Pool, MemoryPool] = {}
 
 
+# Kinds of the host's memory, by what the core calls them in place of a device.
+_KINDS = {"shared": -2, "pinned": -3}
+
+
 def default_pool(device: torch.device | str | int = "cpu") -> MemoryPool:
     """The pool of a device that everything in this process shares; made on first use.
 
     Args:
-        device: "cpu", or a CUDA device or its index.
+        device: "cpu", or a CUDA device or its index; or a kind of the host's memory: "shared",
+            which other processes can map, or "pinned", from and to which devices copy.
 
     Raises:
         ValueError: a device that this build has no memory of.
     """
-    index = device_index(device)
+    index = _KINDS[device] if device in _KINDS else device_index(device)
     native = core.default_pool(index)
     found = _pools.get(native)
     if found is None:
-        upstream = "host" if index < 0 else "cuda-vmm"
-        made = MemoryPool.of_native(native, upstream, device=index)
+        kinds = {-1: "host"} | {code: kind for kind, code in _KINDS.items()}
+        made = MemoryPool.of_native(native, kinds.get(index, "cuda-vmm"), device=max(index, -1))
         found = _pools.setdefault(native, made)
     return found
 
 
 def make_default(pool: MemoryPool) -> None:
-    """Makes a pool the default one of its device.
+    """Makes a pool the default one of its device, or of its kind of the host's memory.
 
     Raises:
         ValueError: the device has another default pool already.
     """
-    core.set_default_pool(pool.device, pool.native)
+    core.set_default_pool(_KINDS.get(pool.upstream, pool.device), pool.native)
     _pools[pool.native] = pool
 
 

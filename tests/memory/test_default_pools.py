@@ -25,6 +25,20 @@ def test_there_is_one_per_device() -> None:
     assert pool.statistics().live == before
 
 
+def test_kinds_of_host_memory_have_pools_of_their_own() -> None:
+    shared = default_pool("shared")
+    assert shared is default_pool("shared") is not default_pool("cpu")
+    assert (shared.device, shared.upstream) == (-1, "shared")
+    tensor = shared.tensor(1000)
+    assert core.is_shared(tensor.data_ptr())
+    assert not core.is_shared(default_pool("cpu").tensor(1000).data_ptr())
+    with pytest.raises(ValueError, match="device -2 has a default pool already"):
+        make_default(MemoryPool("shared"))
+    if not core.features()["cuda"]:
+        with pytest.raises(ValueError, match="pinned memory: this build of pyparallel has no CUDA"):
+            default_pool("pinned")
+
+
 def test_the_symbols_serve_from_it() -> None:
     library = ctypes.CDLL(core.__file__)
     allocate, free = library.pyparallel_torch_allocate, library.pyparallel_torch_free

@@ -41,8 +41,8 @@ Communicator::Communicator(std::shared_ptr<SharedSegment> control, int rank, con
       processes_(processes),
       timeout_ns_(static_cast<std::int64_t>(timeout_seconds * 1e9)),
       oversubscribed_(world_size_ > usable_cores()),
-      liveness_(control_, rank, processes),
-      segments_(std::make_shared<SegmentTable>(segment_, rank)),
+      liveness_(std::make_shared<Liveness>(segment_, rank, processes)),
+      segments_(control_, rank),
       peer_memory_(control_, processes),
       incoming_(processes.size()),
       buffers_(processes.size()),
@@ -99,7 +99,7 @@ void Communicator::post(const Collective& c) {
   }
   if (c.algorithm == Algorithm::kDirect && bytes > 0 && gives(c, rank_)) {
     if (!fits_slot(bytes, c.count))
-      segments_->locate(c.input, bytes, operation);
+      segments_.locate(c.input, bytes, operation);
     else if (bytes < kLeastStreamed)
       std::memcpy(slot + header, c.input, bytes);
     else
@@ -165,7 +165,7 @@ void Communicator::await(Flag RankBlock::* flag, int r, std::uint32_t target) {
     if (reached(awaited, target)) break;
     if (flight_ != 0) flights().wait_for(Lane::kCollectives, flight_, r);
     try {
-      liveness_.check(left ? r : rank_, doing);
+      liveness_->check(left ? r : rank_, doing);
     } catch (...) {
       if (reached(awaited, target)) break;  // it came just before somebody failed: that is for the next operation
       throw;
@@ -189,9 +189,9 @@ void Communicator::tell_peers(const std::exception_ptr& error, const std::string
   } catch (const CollectiveMismatchError&) {
   } catch (const CollectiveTimeoutError&) {
   } catch (const Interrupted&) {
-    if (!abandoned_.load()) liveness_.fail(doing, "interrupted");
+    if (!abandoned_.load()) liveness_->fail(doing, "interrupted");
   } catch (const std::exception& other) {
-    liveness_.fail(doing, other.what());
+    liveness_->fail(doing, other.what());
   }
 }
 

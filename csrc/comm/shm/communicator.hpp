@@ -66,15 +66,15 @@ class Communicator {
   // Whether the operand is small enough to be handed over whole in post().
   bool through_slot(const Collective& collective) const;
 
-  // Zeroed memory that all ranks can map: collectives on it need no copy.
-  std::shared_ptr<SegmentTable> segments() { return segments_; }
+  SegmentTable& segments() { return segments_; }
 
   int rank() const { return rank_; }
   int world_size() const { return world_size_; }
   std::int64_t timeout_ns() const { return timeout_ns_; }
   bool oversubscribed() const { return oversubscribed_; }
   ControlBlock& control() { return control_; }
-  Liveness& liveness() { return liveness_; }
+  Liveness& liveness() { return *liveness_; }
+  std::shared_ptr<Liveness> peers() const { return liveness_; }
   const std::vector<int>& processes() const { return processes_; }
   FlightLog& flights() { return control_.rank(rank_).flights; }
   std::uint64_t log_flight(const Collective& c, std::uint32_t sequence) {
@@ -131,8 +131,8 @@ class Communicator {
   std::vector<int> processes_;
   std::int64_t timeout_ns_;
   bool oversubscribed_;  // more ranks than cores: whoever yields keeps a core from the rank it waits for
-  Liveness liveness_;
-  std::shared_ptr<SegmentTable> segments_;
+  std::shared_ptr<Liveness> liveness_;
+  SegmentTable segments_;
   PeerMemory peer_memory_;
 
   std::uint32_t sequence_ = 0;  // operations posted

@@ -34,17 +34,12 @@ std::string describe(const Message& m) {
          ", tag " + std::to_string(m.tag) + ")";
 }
 
-Messenger::Messenger(ControlBlock& control, int rank, const std::vector<int>& processes,
-                     std::shared_ptr<SegmentTable> segments)
+Messenger::Messenger(ControlBlock& control, int rank, const std::vector<int>& processes, SegmentTable& segments)
     : control_(control),
       rank_(rank),
       own_(control.rank(rank).inbox),
-      segments_(std::move(segments)),
+      segments_(segments),
       memory_(control, processes) {}
-
-Messenger::~Messenger() {
-  for (const auto& buffer : bounce_) segments_->release(*buffer);
-}
 
 void Messenger::start(const std::shared_ptr<Message>& message) {
   message->started_ns = now_ns();
@@ -76,7 +71,7 @@ void Messenger::send(const std::shared_ptr<Message>& message) {
     }
   }
   letter.kind = LetterKind::kOffer;
-  letter.place = segments_->locate(m.data, bytes);
+  letter.place = segments_.locate(m.data, bytes);
   m.id = letter.id;
   open_[m.id] = message;
   post(m.peer, letter);
@@ -145,7 +140,7 @@ void Messenger::match(const std::shared_ptr<Message>& message, const Letter& let
     return finish(message);
   }
   if (letter.place.segment != kPrivate) return open_window(message, letter);
-  const Place own = segments_->locate(m.data, bytes);
+  const Place own = segments_.locate(m.data, bytes);
   if (own.segment != kPrivate) return post(m, LetterKind::kWindow, bytes, own);
   if (free_.empty() && bounce_.size() == kBounceBuffers) {
     starved_.push_back(message);
@@ -157,14 +152,14 @@ void Messenger::match(const std::shared_ptr<Message>& message, const Letter& let
 void Messenger::offer_bounce(const std::shared_ptr<Message>& message) {
   Message& m = *message;
   if (free_.empty()) {
-    bounce_.push_back(segments_->allocate(2 * kChunkBytes));
+    bounce_.push_back(SharedSegment::create(2 * kChunkBytes));
     free_.push_back(bounce_.back());
   }
   m.held = free_.back();
   free_.pop_back();
   m.window = m.held->data();
   m.way = Message::Way::kHalves;
-  post(m, LetterKind::kWindow, kChunkBytes, segments_->locate(m.window, 2 * kChunkBytes));
+  post(m, LetterKind::kWindow, kChunkBytes, segments_.locate(m.window, 2 * kChunkBytes));
 }
 
 // The peer has said where its side of the message lies.

@@ -54,8 +54,7 @@ class Messenger {
   static constexpr std::uint64_t kChunkBytes = 128 << 10;  // copied in one step; half a bounce buffer
   static constexpr int kBounceBuffers = 4;                 // messages that come to this rank in halves at a time
 
-  Messenger(ControlBlock& control, int rank, const std::vector<int>& processes, std::shared_ptr<SegmentTable> segments);
-  ~Messenger();
+  Messenger(ControlBlock& control, int rank, const std::vector<int>& processes, SegmentTable& segments);
   Messenger(const Messenger&) = delete;
   Messenger& operator=(const Messenger&) = delete;
 
@@ -96,7 +95,7 @@ class Messenger {
   ControlBlock& control_;
   int rank_;
   Inbox& own_;
-  std::shared_ptr<SegmentTable> segments_;
+  SegmentTable& segments_;
   PeerMemory memory_;
 
   std::uint64_t head_ = 0;  // letters taken

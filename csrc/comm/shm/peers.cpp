@@ -26,8 +26,12 @@ constexpr int kGone = -2;  // in place of a pidfd: the process had ended before 
 
 }  // namespace
 
-Liveness::Liveness(ControlBlock& control, int rank, const std::vector<int>& processes)
-    : control_(control), rank_(rank), processes_(processes), pidfds_(processes.size(), -1) {
+Liveness::Liveness(std::shared_ptr<SharedSegment> control, int rank, const std::vector<int>& processes)
+    : segment_(std::move(control)),
+      control_(*reinterpret_cast<ControlBlock*>(segment_->data())),
+      rank_(rank),
+      processes_(processes),
+      pidfds_(processes.size(), -1) {
   for (std::size_t r = 0; r < processes.size(); ++r) {
     if (processes[r] == getpid()) continue;
     pidfds_[r] = static_cast<int>(syscall(SYS_pidfd_open, processes[r], 0));
@@ -44,6 +48,12 @@ bool Liveness::has_exited(int rank) {
   if (pidfds_[rank] < 0) return pidfds_[rank] == kGone;
   pollfd query{pidfds_[rank], POLLIN, 0};
   return poll(&query, 1, 0) > 0;
+}
+
+bool Liveness::others_gone() {
+  for (int r = 0; r < static_cast<int>(processes_.size()); ++r)
+    if (r != rank_ && control_.rank(r).closed.load(std::memory_order_acquire) == 0 && !has_exited(r)) return false;
+  return true;
 }
 
 // The first to find out that a rank is gone names it for all.
@@ -107,45 +117,50 @@ std::exception_ptr Liveness::explain(const std::exception_ptr& error, const std:
   return error;
 }
 
-SegmentTable::SegmentTable(std::shared_ptr<SharedSegment> control, int rank)
-    : control_(std::move(control)), rank_(rank) {}
-
-RankBlock& SegmentTable::block() { return reinterpret_cast<ControlBlock*>(control_->data())->rank(rank_); }
-
-std::shared_ptr<SharedSegment> SegmentTable::allocate(std::uint64_t num_bytes) {
-  std::shared_ptr<SharedSegment> segment = SharedSegment::create(num_bytes);
+Place SegmentTable::locate(const void* address, std::uint64_t num_bytes) {
+  const char* const first = static_cast<const char*>(address);
+  std::shared_ptr<SharedSegment> segment;  // outlives the lock
   std::lock_guard<std::mutex> lock(mutex_);
+  auto told = told_.upper_bound(first);
+  if (told == told_.begin() || !(--told)->second.has(first)) {
+    segment = SharedSegment::containing(address);
+    if (!segment) return {kPrivate, 0, 0};
+    told = tell(segment);
+  }
+  const auto offset = static_cast<std::uint64_t>(first - told->first);
+  if (told->second.num_bytes - offset < num_bytes) return {kPrivate, 0, 0};
+  const std::uint32_t index = told->second.index;
+  return {index, block_.segments[index].generation.load(), offset};
+}
+
+bool SegmentTable::Told::has(const char* address) const {
+  return static_cast<std::uint64_t>(address - data) < num_bytes && !segment.expired();
+}
+
+std::map<const char*, SegmentTable::Told>::iterator SegmentTable::tell(const std::shared_ptr<SharedSegment>& segment) {
+  forget_ended();
   for (std::uint32_t index = 0; index < kMaxSegments; ++index) {
-    SegmentEntry& entry = block().segments[index];
+    SegmentEntry& entry = block_.segments[index];
     const std::uint32_t generation = entry.generation.load();
     if (generation & 1) continue;
     entry.fd.store(segment->fd());
     entry.generation.store(generation + 1);
-    ranges_[segment->data()] = {index, num_bytes};
-    return segment;
+    const Told told{index, segment, segment->data(), segment->num_bytes()};
+    return told_.insert_or_assign(segment->data(), told).first;
   }
-  throw InvalidArgument("no room for another shared tensor: rank " + std::to_string(rank_) + " already holds " +
-                        std::to_string(kMaxSegments) + "; allocate fewer, larger ones");
+  throw InvalidArgument("no room for another shared segment: rank " + std::to_string(rank_) + " already has " +
+                        std::to_string(kMaxSegments) + "; take shared tensors from fewer pools");
 }
 
-void SegmentTable::release(const SharedSegment& segment) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  const auto range = ranges_.find(segment.data());
-  if (range == ranges_.end()) return;
-  block().segments[range->second.index].generation.fetch_add(1);
-  ranges_.erase(range);
-  block().freed.fetch_add(1);
-}
-
-Place SegmentTable::locate(const void* address, std::uint64_t num_bytes) {
-  const char* const first = static_cast<const char*>(address);
-  std::lock_guard<std::mutex> lock(mutex_);
-  auto range = ranges_.upper_bound(first);
-  if (range == ranges_.begin()) return {kPrivate, 0, 0};
-  --range;
-  const std::uint64_t offset = static_cast<std::uint64_t>(first - range->first);
-  if (offset > range->second.num_bytes || range->second.num_bytes - offset < num_bytes) return {kPrivate, 0, 0};
-  return {range->second.index, block().segments[range->second.index].generation.load(), offset};
+void SegmentTable::forget_ended() {
+  std::erase_if(told_, [&](const auto& entry) {
+    const bool ended = entry.second.segment.expired();
+    if (ended) {
+      block_.segments[entry.second.index].generation.fetch_add(1);
+      block_.freed.fetch_add(1);
+    }
+    return ended;
+  });
 }
 
 void SegmentTable::locate(const void* address, std::uint64_t num_bytes, Operation& operation) {

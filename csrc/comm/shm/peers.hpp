@@ -16,7 +16,7 @@ namespace pyparallel::shm {
 class Liveness {
  public:
   // `processes`: the ranks' process ids; opened now, so that none can be mistaken for a later process of the same id.
-  Liveness(ControlBlock& control, int rank, const std::vector<int>& processes);
+  Liveness(std::shared_ptr<SharedSegment> control, int rank, const std::vector<int>& processes);
   ~Liveness();
   Liveness(const Liveness&) = delete;
   Liveness& operator=(const Liveness&) = delete;
@@ -24,6 +24,8 @@ class Liveness {
   // Throws PeerLostError if a rank died, PeerFailedError if one said so, PeerLostError if `awaited` closed its
   // communicator; the message ends with `doing`.
   void check(int awaited, const std::string& doing);
+  // Whether no other rank will touch shared memory any more: each has closed its communicator or died.
+  bool others_gone();
   // Says for all to hear that this rank has failed, once; texts are cut to what there is room for.
   void fail(const std::string& operation, const std::string& cause);
   // Why a peer's memory could not be opened: its death, which becomes visible a moment later, or `error` itself.
@@ -33,36 +35,41 @@ class Liveness {
   std::uint32_t first_lost();
   bool has_exited(int rank);
 
-  ControlBlock& control_;
+  std::shared_ptr<SharedSegment> segment_;
+  ControlBlock& control_;  // which lies there
   int rank_;
   std::vector<int> processes_;
   std::mutex mutex_;         // one failure is told
   std::vector<int> pidfds_;  // -1 where there is nothing to watch
 };
 
-// The shared allocations of this rank, by address. Outlives the communicator while tensors do.
+// The shared segments of this process that peers were told of, by address: whatever lies in one is used in place,
+// whoever allocated it there.
 class SegmentTable {
  public:
-  SegmentTable(std::shared_ptr<SharedSegment> control, int rank);
+  SegmentTable(ControlBlock& control, int rank) : block_(control.rank(rank)), rank_(rank) {}
 
-  std::shared_ptr<SharedSegment> allocate(std::uint64_t num_bytes);
-  void release(const SharedSegment& segment);
-  // Where the range lies in the shared allocations, or kPrivate.
+  // Where the range lies in a segment, or kPrivate. Throws InvalidArgument where there are too many segments.
   Place locate(const void* address, std::uint64_t num_bytes);
   // Likewise, into segment, generation and offset of the operation.
   void locate(const void* address, std::uint64_t num_bytes, Operation& operation);
 
  private:
-  struct Range {
+  struct Told {
     std::uint32_t index;
+    std::weak_ptr<SharedSegment> segment;  // which lives as long as somebody has memory there
+    const char* data;
     std::uint64_t num_bytes;
+    bool has(const char* address) const;
   };
-  RankBlock& block();
+  // Both require mutex_.
+  std::map<const char*, Told>::iterator tell(const std::shared_ptr<SharedSegment>& segment);
+  void forget_ended();
 
-  std::shared_ptr<SharedSegment> control_;
+  RankBlock& block_;
   int rank_;
   std::mutex mutex_;
-  std::map<const char*, Range> ranges_;  // by first address, guarded by mutex_
+  std::map<const char*, Told> told_;  // by first address, guarded by mutex_
 };
 
 // The peers' shared allocations, mapped when an operation first names them. Used by one thread at a time.

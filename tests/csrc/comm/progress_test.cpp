@@ -127,9 +127,8 @@ void both_make_progress() {
     std::mt19937 random(static_cast<unsigned>(c.rank()));
     std::vector<std::pair<std::unique_ptr<Operand>, std::shared_ptr<Work>>> works;
     for (int i = 0; i < 40; ++i) {
-      Communicator& own = i % 3 == 0 ? ahead : c;
       const std::size_t count = i % 4 == 0 ? 200'000 : 100 + static_cast<std::size_t>(i);
-      auto operand = std::make_unique<Operand>(own, count, i % 5 == 0);
+      auto operand = std::make_unique<Operand>(count, i % 5 == 0);
       std::fill(operand->data(), operand->data() + count, 1.0f);
       char* const data = reinterpret_cast<char*>(operand->data());
       const Collective sum{Kind::kAllReduce, DType::kFloat32, Reduction::kSum, count, 0, data, data};

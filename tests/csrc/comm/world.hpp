@@ -30,12 +30,8 @@ inline void with_world(int world_size, const std::function<void(pyparallel::shm:
 // Memory of one rank: ordinary or shared.
 class Operand {
  public:
-  Operand(pyparallel::shm::Communicator& communicator, std::size_t count, bool shared)
-      : table_(communicator.segments()), own_(shared ? 0 : count), count_(count) {
-    if (shared) segment_ = table_->allocate(count * sizeof(float) + 64);
-  }
-  ~Operand() {
-    if (segment_) table_->release(*segment_);
+  Operand(std::size_t count, bool shared) : own_(shared ? 0 : count), count_(count) {
+    if (shared) segment_ = pyparallel::SharedSegment::create(count * sizeof(float) + 64);
   }
   Operand(const Operand&) = delete;
   Operand& operator=(const Operand&) = delete;
@@ -46,7 +42,6 @@ class Operand {
   float& operator[](std::size_t i) { return data()[i]; }
 
  private:
-  std::shared_ptr<pyparallel::shm::SegmentTable> table_;
   std::shared_ptr<pyparallel::SharedSegment> segment_;
   std::vector<float> own_;
   std::size_t count_;

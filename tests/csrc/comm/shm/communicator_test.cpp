@@ -44,7 +44,7 @@ void fill(Operand& operand, int rank, int round) {
 }
 
 void all_reduces(Communicator& c, std::size_t count, bool shared, int round) {
-  Operand x(c, count, shared);
+  Operand x(count, shared);
   fill(x, c.rank(), round);
   run(c, collective(Kind::kAllReduce, Reduction::kSum, count, x.data(), x.data()));
   for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(x[i], sum(c.world_size(), i, round));
@@ -52,7 +52,7 @@ void all_reduces(Communicator& c, std::size_t count, bool shared, int round) {
 
 void broadcasts(Communicator& c, std::size_t count, bool shared, int round) {
   const int root = round % c.world_size();
-  Operand x(c, count, shared);
+  Operand x(count, shared);
   fill(x, c.rank(), round);
   run(c, collective(Kind::kBroadcast, Reduction::kSum, count, x.data(), x.data(), root));
   for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(x[i], value(root, i, round));
@@ -60,7 +60,7 @@ void broadcasts(Communicator& c, std::size_t count, bool shared, int round) {
 
 void all_gathers(Communicator& c, std::size_t count, bool shared, int round) {
   const auto ranks = static_cast<std::size_t>(c.world_size());
-  Operand input(c, count, shared), output(c, count * ranks, false);
+  Operand input(count, shared), output(count * ranks, false);
   fill(input, c.rank(), round);
   run(c, collective(Kind::kAllGather, Reduction::kSum, count, input.data(), output.data()));
   for (std::size_t r = 0; r < ranks; ++r)
@@ -69,7 +69,7 @@ void all_gathers(Communicator& c, std::size_t count, bool shared, int round) {
 
 void reduce_scatters(Communicator& c, std::size_t count, bool shared, int round) {
   const auto ranks = static_cast<std::size_t>(c.world_size());
-  Operand input(c, count * ranks, shared), output(c, count, false);
+  Operand input(count * ranks, shared), output(count, false);
   fill(input, c.rank(), round);
   run(c, collective(Kind::kReduceScatter, Reduction::kSum, count, input.data(), output.data()));
   for (std::size_t i = 0; i < count; ++i)
@@ -85,7 +85,7 @@ float weighted_sum(int world_size, std::size_t i, int round) {
 
 void reduces(Communicator& c, std::size_t count, bool shared, int round) {
   const int root = round % c.world_size();
-  Operand x(c, count, shared);
+  Operand x(count, shared);
   fill(x, c.rank(), round);
   Collective reduce = collective(Kind::kReduce, Reduction::kPremultiplied, count, x.data(), x.data(), root);
   reduce.factor = c.rank() + 1;
@@ -97,7 +97,7 @@ void reduces(Communicator& c, std::size_t count, bool shared, int round) {
 void gathers(Communicator& c, std::size_t count, bool shared, int round) {
   const auto ranks = static_cast<std::size_t>(c.world_size());
   const int root = round % c.world_size();
-  Operand input(c, count, shared), output(c, count * ranks, shared);
+  Operand input(count, shared), output(count * ranks, shared);
   fill(input, c.rank(), round);
   run(c, collective(Kind::kGather, Reduction::kSum, count, input.data(), c.rank() == root ? output.data() : nullptr,
                     root));
@@ -108,7 +108,7 @@ void gathers(Communicator& c, std::size_t count, bool shared, int round) {
 
 void scatters(Communicator& c, std::size_t count, bool shared, int round) {
   const int root = round % c.world_size();
-  Operand input(c, count * static_cast<std::size_t>(c.world_size()), shared), output(c, count, shared);
+  Operand input(count * static_cast<std::size_t>(c.world_size()), shared), output(count, shared);
   fill(input, c.rank(), round);
   run(c, collective(Kind::kScatter, Reduction::kSum, count, c.rank() == root ? input.data() : nullptr, output.data(),
                     root));
@@ -132,7 +132,7 @@ void all_to_alls(Communicator& c, std::size_t count, bool shared, int round, boo
     input_count += sent.back();
     output_count += expected.back();
   }
-  Operand input(c, input_count, shared), output(c, output_count, false);
+  Operand input(input_count, shared), output(output_count, false);
   fill(input, rank, round);
   Collective all_to_all = collective(Kind::kAllToAll, Reduction::kSum, 0, input.data(), output.data());
   all_to_all.set_sizes(ranks, expected, sent);
@@ -148,7 +148,7 @@ void all_to_alls(Communicator& c, std::size_t count, bool shared, int round, boo
 
 void rings(Communicator& c, std::size_t count, bool shared, int round) {
   const auto ranks = static_cast<std::size_t>(c.world_size());
-  Operand x(c, count, shared), input(c, count * ranks, shared), output(c, count, false);
+  Operand x(count, shared), input(count * ranks, shared), output(count, false);
   fill(x, c.rank(), round);
   Collective all_reduce = collective(Kind::kAllReduce, Reduction::kPremultiplied, count, x.data(), x.data());
   all_reduce.algorithm = shm::Algorithm::kRing;
@@ -225,7 +225,7 @@ void many_small_ones_in_a_row(int world_size) {
 void disagreement_is_named_on_all_ranks() {
   std::atomic<int> named{0};
   with_world(3, [&](Communicator& c) {
-    Operand x(c, 100, false);
+    Operand x(100, false);
     const std::size_t count = c.rank() == 2 ? 99 : 100;
     try {
       run(c, collective(Kind::kAllReduce, Reduction::kSum, count, x.data(), x.data()));
@@ -240,7 +240,7 @@ void disagreement_is_named_on_all_ranks() {
 void sizes_that_do_not_meet_are_named_on_all_ranks() {
   std::atomic<int> named{0};
   with_world(3, [&](Communicator& c) {
-    Operand x(c, 300, false), y(c, 300, false);
+    Operand x(300, false), y(300, false);
     Collective all_to_all = collective(Kind::kAllToAll, Reduction::kSum, 0, x.data(), y.data());
     const std::uint64_t expected = c.rank() == 2 ? 7 : 5;  // from rank 0
     all_to_all.set_sizes(3, {expected, 5, 5}, {5, 5, 5});
@@ -289,7 +289,7 @@ void who_leaves_is_named() {
   std::atomic<int> named{0};
   with_world(3, [&](Communicator& c) {
     if (c.rank() == 1) return;
-    Operand x(c, 100, false);
+    Operand x(100, false);
     try {
       run(c, collective(Kind::kAllReduce, Reduction::kSum, 100, x.data(), x.data()));
     } catch (const PeerLostError& error) {

@@ -21,8 +21,8 @@ struct World {
     auto& control = *reinterpret_cast<ControlBlock*>(segment->data());
     const std::vector<int> processes(static_cast<std::size_t>(world_size), getpid());
     for (int r = 0; r < world_size; ++r) {
-      tables.push_back(std::make_shared<SegmentTable>(segment, r));
-      ranks.push_back(std::make_unique<Messenger>(control, r, processes, tables.back()));
+      tables.push_back(std::make_unique<SegmentTable>(control, r));
+      ranks.push_back(std::make_unique<Messenger>(control, r, processes, *tables.back()));
     }
   }
   void settle() {
@@ -32,7 +32,7 @@ struct World {
     }
   }
   std::shared_ptr<SharedSegment> segment;
-  std::vector<std::shared_ptr<SegmentTable>> tables;
+  std::vector<std::unique_ptr<SegmentTable>> tables;
   std::vector<std::unique_ptr<Messenger>> ranks;
 };
 
@@ -48,17 +48,13 @@ std::shared_ptr<Message> message(bool sending, int peer, std::uint32_t tag, char
   return made;
 }
 
-// Bytes in ordinary memory, or in a segment of rank `r`.
+// Bytes in ordinary memory, or in a segment.
 struct Bytes {
-  Bytes(World& world, int r, std::size_t count, bool shared) : own(shared ? 0 : count + 1), table(world.tables[r]) {
-    if (shared) segment = table->allocate(count + 1);
+  Bytes(std::size_t count, bool shared) : own(shared ? 0 : count + 1) {
+    if (shared) segment = SharedSegment::create(count + 1);
     data = shared ? segment->data() + 1 : own.data();
   }
-  ~Bytes() {
-    if (segment) table->release(*segment);
-  }
   std::vector<char> own;
-  std::shared_ptr<SegmentTable> table;
   std::shared_ptr<SharedSegment> segment;
   char* data;
 };
@@ -67,7 +63,7 @@ constexpr std::size_t kChunk = Messenger::kChunkBytes;
 
 void contents_arrive(std::size_t count, bool from_shared, bool to_shared, bool receive_first) {
   World world(2);
-  Bytes source(world, 0, count, from_shared), target(world, 1, count, to_shared);
+  Bytes source(count, from_shared), target(count, to_shared);
   for (std::size_t i = 0; i < count; ++i) source.data[i] = static_cast<char>(i * 7 + i / 251);
   const auto send = message(true, 1, 5, source.data, count), receive = message(false, 0, 5, target.data, count);
   if (receive_first) world.ranks[1]->start(receive);

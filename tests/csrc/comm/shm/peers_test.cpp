@@ -64,8 +64,9 @@ void a_killed_rank_is_named(int microseconds) {
 
 void ranges_are_located() {
   const auto control = Communicator::create_control(1);
-  SegmentTable table(control, 0);
-  const auto segment = table.allocate(1000);
+  auto& block = *reinterpret_cast<ControlBlock*>(control->data());
+  SegmentTable table(block, 0);
+  auto segment = SharedSegment::create(1000);
   Operation operation{};
   table.locate(segment->data() + 10, 990, operation);
   CHECK_EQUAL(operation.segment, 0u);
@@ -75,32 +76,54 @@ void ranges_are_located() {
   int local = 0;
   table.locate(&local, sizeof local, operation);
   CHECK_EQUAL(operation.segment, kPrivate);
-  table.release(*segment);
-  table.locate(segment->data() + 10, 10, operation);
+  const char* const gone = segment->data();
+  segment.reset();
+  table.locate(gone + 10, 10, operation);
   CHECK_EQUAL(operation.segment, kPrivate);
+}
+
+// Small segments of many sizes take each other's addresses, and the table follows.
+void addresses_are_taken_over() {
+  const auto control = Communicator::create_control(1);
+  auto& block = *reinterpret_cast<ControlBlock*>(control->data());
+  SegmentTable table(block, 0);
+  std::vector<std::shared_ptr<SharedSegment>> segments(4);
+  for (std::uint64_t turn = 0; turn < 400; ++turn) {
+    auto& segment = segments[turn * 7 % 4];
+    segment.reset();
+    segment = SharedSegment::create((1 + turn * 5 % 9) << 12);
+    for (const auto& live : segments) {
+      if (!live) continue;
+      const Place place = table.locate(live->data() + live->num_bytes() - 1, 1);
+      CHECK_EQUAL(block.rank(0).segments[place.segment].fd.load(), live->fd());
+      CHECK_EQUAL(place.offset, live->num_bytes() - 1);
+    }
+  }
 }
 
 void entries_are_reused_and_limited() {
   const auto control = Communicator::create_control(1);
-  SegmentTable table(control, 0);
-  for (int round = 0; round < 2000; ++round) table.release(*table.allocate(1));
+  SegmentTable table(*reinterpret_cast<ControlBlock*>(control->data()), 0);
+  for (int round = 0; round < 2000; ++round) table.locate(SharedSegment::create(1)->data(), 1);
   std::vector<std::shared_ptr<SharedSegment>> kept;
-  for (std::uint32_t i = 0; i < kMaxSegments; ++i) kept.push_back(table.allocate(1));
-  CHECK_THROWS(table.allocate(1), InvalidArgument);
+  for (std::uint32_t i = 0; i <= kMaxSegments; ++i) kept.push_back(SharedSegment::create(1));
+  for (std::uint32_t i = 0; i < kMaxSegments; ++i) table.locate(kept[i]->data(), 1);
+  CHECK_THROWS(table.locate(kept[kMaxSegments]->data(), 1), InvalidArgument);
+  kept.erase(kept.begin());
+  CHECK_EQUAL(table.locate(kept[kMaxSegments - 1]->data(), 1).segment, 0u);
 }
 
 void a_reused_entry_is_mapped_anew() {
   const auto control = Communicator::create_control(1);
   auto& block = *reinterpret_cast<ControlBlock*>(control->data());
-  SegmentTable table(control, 0);
+  SegmentTable table(block, 0);
   PeerMemory memory(block, {getpid()});
   for (char mark : {'a', 'b', 'c'}) {
-    const auto segment = table.allocate(100);
+    const auto segment = SharedSegment::create(100);
     segment->data()[5] = mark;
     Operation operation{};
     table.locate(segment->data() + 5, 1, operation);
     CHECK_EQUAL(*memory.map(0, operation), mark);
-    table.release(*segment);
     memory.sweep();
   }
 }
@@ -119,6 +142,7 @@ void absurd_sizes_are_refused() {
 
 int main() {
   ranges_are_located();
+  addresses_are_taken_over();
   entries_are_reused_and_limited();
   a_reused_entry_is_mapped_anew();
   absurd_sizes_are_refused();

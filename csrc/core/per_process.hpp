@@ -6,7 +6,7 @@
 
 #include "core/fork.hpp"
 
-namespace pyparallel::memory {
+namespace pyparallel {
 
 // Never destroyed: what it holds may be asked for while the process ends.
 template <class T>
@@ -37,4 +37,4 @@ class PerProcess {
   std::atomic<Made*> made_{nullptr};
 };
 
-}  // namespace pyparallel::memory
+}  // namespace pyparallel
