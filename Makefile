@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench sanitized sanitize native clean
+.PHONY: help demo installed test lint bench sanitized sanitize native clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,10 @@ PACKAGE_SOURCES := $(shell find pyparallel -name '*.py' -o -name '*.pyi' -o -nam
 CMAKE = $(abspath $(BIN))/cmake
 # Where setup.py builds the core: the native tests link the very objects of the module.
 MODULE_BUILD = build/cmake-$(shell $(BIN)/python -c 'import sys, sysconfig; print(sysconfig.get_platform(), sys.implementation.cache_tag, sep="-")')
+# Most of these are of one process. The other tests, of ranks that wait for each other, need the cores for themselves: their
+# lock keeps them and the compilation of the sanitized programs, which may have begun before, apart.
+OF_ONE_PROCESS := tests/csrc tests/data tests/memory tests/monitor tests/optim $(wildcard tests/test_*.py)
+CORES := build/.cores
 SANITIZERS := address,undefined thread
 SANITIZED := -DPYPARALLEL_MODULE=OFF -DPYPARALLEL_TESTS=ON -DPYPARALLEL_CUDA=0 -DCMAKE_BUILD_TYPE=None
 
@@ -45,17 +49,20 @@ demo: $(VENV)/.installed
 > @echo; echo "the same model again, step by step beside torch's own parts"
 > $(BIN)/python -m pyparallel run -n 2 examples/train_gpt.py --compare --compare-steps 120 --out runs/compare
 
+installed: $(VENV)/.installed
+
 test: $(VENV)/.installed native
-> $(BIN)/python -m pytest -q
+> $(BIN)/python -m pytest -q $(OF_ONE_PROCESS)
+> flock --close $(CORES) $(BIN)/python -m pytest -q $(addprefix --ignore=,$(OF_ONE_PROCESS))
 
 native: $(VENV)/.installed
 > @$(CMAKE) -S . -B $(MODULE_BUILD) -DPYPARALLEL_TESTS=ON >/dev/null
 > @$(CMAKE) --build $(MODULE_BUILD)
 > @cd $(MODULE_BUILD) && $(abspath $(BIN))/ctest --output-on-failure -j 2
 
-# The programs alone: continuous integration compiles them while other tests wait.
 sanitized: $(VENV)/.dependencies
-> @for kind in $(SANITIZERS); do \
+> @mkdir -p build; exec {lock}>$(CORES); flock $$lock; \
+> for kind in $(SANITIZERS); do \
 >   $(CMAKE) -S . -B build/$$kind -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python $(SANITIZED) -DPYPARALLEL_SANITIZE=$$kind >/dev/null; \
 >   $(CMAKE) --build build/$$kind; \
 > done

@@ -17,7 +17,6 @@ using namespace pyparallel::emulation;
 namespace {
 
 constexpr std::size_t kPage = 2 << 20;
-constexpr int kFresh = 0xff;  // a read of fresh memory yields NaN
 
 struct Range {
   void* mapping;

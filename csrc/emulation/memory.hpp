@@ -6,6 +6,9 @@
 
 namespace pyparallel::emulation {
 
+// What fresh memory is filled with: a read of it yields NaN.
+inline constexpr int kFresh = 0xff;
+
 // Not synchronised: the caller holds the runtime's lock.
 class Memory {
  public:

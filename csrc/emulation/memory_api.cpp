@@ -11,9 +11,6 @@ using namespace pyparallel::emulation;
 
 namespace {
 
-// A read of fresh memory yields NaN.
-inline constexpr int kFresh = 0xff;
-
 void* allocate(std::size_t bytes) {
   Runtime& runtime = Runtime::get();
   const std::lock_guard<Lock> guard(runtime.lock);
