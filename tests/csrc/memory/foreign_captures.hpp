@@ -46,8 +46,13 @@ inline __global__ void touch(char* data, std::size_t num_bytes) { data[num_bytes
 // Work of two streams on a block that is then free, and nothing of it has run.
 inline void leave_work(Pool& pool, const TestStream& own, const TestStream& other, std::size_t num_bytes) {
   auto* const data = static_cast<char*>(pool.allocate(num_bytes, handle(own)));
-  for (const cudaStream_t stream : {cudaStream_t(own), cudaStream_t(other)})
-    launch({"touch", 1, 1, stream}, touch, data, num_bytes);
+  cudaEvent_t event;
+  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  launch({"touch", 1, 1, own}, touch, data, num_bytes);
+  check_cuda(cudaEventRecord(event, own), "cudaEventRecord");
+  check_cuda(cudaStreamWaitEvent(other, event, 0), "cudaStreamWaitEvent");
+  launch({"touch", 1, 1, other}, touch, data, num_bytes);
+  check_cuda(cudaEventDestroy(event), "cudaEventDestroy");
   pool.use(data, handle(other));
   pool.free(data);
 }
