@@ -92,6 +92,7 @@ class Iteration(Iterator[Any]):
         stages = way.stages()
         self._window = Window(depth=way.depth, most_bytes=way.most_bytes, stages=len(stages))
         self._way, self._position, self._meter = way, position, meter
+        self._moving = threading.Lock()
         self._last_ns: int | None = None
         self._is_over = False
         self._process = os.getpid()
@@ -133,8 +134,9 @@ class Iteration(Iterator[Any]):
         value, entry.value = entry.value, None  # for the threads may still hold the entry
         if self._way.transport is not None:
             value = self._way.transport.receive(value)
-        self._position.batches += 1
-        self._position.loader_state = entry.loader_state
+        with self._moving:  # several threads may draw from one iterator
+            self._position.batches += 1
+            self._position.loader_state = entry.loader_state
         self._add_wait(start, ready)
         self._meter.add_batch(entry.spans)
         return value

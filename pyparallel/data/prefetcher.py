@@ -75,6 +75,8 @@ class Prefetcher(Iterable[Any]):
         for function in functions:
             if not callable(function):
                 raise TypeError(f"preprocess: {function!r} is no function")
+        if depth < 1:
+            raise ValueError(f"depth: {depth} batches in flight; at least 1")
         if not 1 <= workers <= depth:
             raise ValueError(
                 f"workers: {workers} threads for depth={depth} batches; 1 to {depth} have work"

@@ -19,7 +19,7 @@ def default_pool(device: torch.device | str | int = "cpu") -> MemoryPool:
     """The pool of a device that everything in this process shares; made on first use.
 
     Args:
-        device: "cpu", or a CUDA device or its index; or a kind of the host's memory: "shared",
+        device: "cpu" or -1, or a CUDA device or its index; or a kind of the host's memory: "shared",
             which other processes can map, or "pinned", from and to which devices copy.
 
     Raises:
@@ -51,6 +51,10 @@ def make_default(pool: MemoryPool) -> None:
 
 def device_index(device: torch.device | str | int) -> int:
     """-1 for the CPU, else the index of the CUDA device; without one, of the current device."""
+    if isinstance(device, int) and device < 0:
+        if device == -1:  # MemoryPool.device of the host's memory
+            return -1
+        raise ValueError(f"there is no pool for device {device}")
     made = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
     if made.type == "cpu":
         return -1

@@ -58,6 +58,9 @@ def export(
 
 def tensor(pool: MemoryPool, shape: tuple[int, ...], dtype: torch.dtype, stream: int) -> Tensor:
     """A contiguous tensor that frees its block. See MemoryPool.tensor."""
+    for size in shape:
+        if not hasattr(size, "__index__"):
+            raise TypeError(f"a tensor's size is no {type(size).__name__}: give them one by one")
     if any(size < 0 for size in shape):
         raise ValueError(f"a tensor cannot have the shape {shape}")
     num_bytes = prod(shape) * dtype.itemsize

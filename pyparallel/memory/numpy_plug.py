@@ -29,6 +29,8 @@ def use_in_numpy(pool: MemoryPool) -> Plug:
     Raises:
         ValueError: a pool of device memory.
     """
+    if not isinstance(pool, MemoryPool):
+        raise TypeError(f"use_in_numpy: {type(pool).__name__} is no MemoryPool")
     if pool.device >= 0:
         raise ValueError(f"use_in_numpy: NumPy cannot read {pool.upstream} memory")
     functions = _numpy_functions()

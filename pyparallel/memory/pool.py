@@ -94,6 +94,8 @@ class MemoryPool:
         Raises:
             ValueError: a block that was freed already, or of another pool.
         """
+        if not isinstance(block, Block):
+            raise TypeError(f"free: {type(block).__name__} is no Block")
         if block.pool is not self:
             raise ValueError(f"free: {block.ptr:#x} is no live block of this pool, but of another")
         try:

@@ -192,7 +192,7 @@ def test_the_length_is_the_loaders() -> None:
         ({"loader": 5}, TypeError, "a int, which is no iterable"),
         ({"preprocess": "no"}, TypeError, "'n' is no function"),
         ({"preprocess": [str, 3]}, TypeError, "3 is no function"),
-        ({"depth": 0}, ValueError, "1 threads for depth=0"),
+        ({"depth": 0}, ValueError, "depth: 0 batches in flight; at least 1"),
         ({"workers": 0}, ValueError, "0 threads for depth=4"),
         ({"workers": 5}, ValueError, "5 threads for depth=4 batches; 1 to 4 have work"),
         ({"bytes": 0}, ValueError, "0 is no size"),

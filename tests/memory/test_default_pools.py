@@ -75,6 +75,9 @@ def test_the_symbols_serve_from_it() -> None:
 
 
 def test_mistakes_are_named() -> None:
+    assert default_pool(default_pool().device) is default_pool()
+    with pytest.raises(ValueError, match="no pool for device -2"):
+        default_pool(-2)
     with pytest.raises(ValueError, match="no pool for device meta"):
         default_pool("meta")
     if not core.features()["cuda"]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pyparallel.errors import OutOfMemoryError
-from pyparallel.memory import Block, MemoryPool
+from pyparallel.memory import Block, MemoryPool, use_in_numpy
 
 SIZES = st.integers(0, 1 << 22) | st.sampled_from([0, 1, 511, 512, 513, 1 << 20, (1 << 21) + 1])
 
@@ -133,6 +133,12 @@ def test_mistakes_raise_with_the_numbers() -> None:
         pool.allocate(4 << 20)
     with pytest.raises(OutOfMemoryError, match="limit is 4194304"):
         pool.allocate(1 << 62)
+    with pytest.raises(TypeError, match="NoneType is no Block"):
+        pool.free(None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no tuple: give them one by one"):
+        pool.tensor((2, 3))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="NoneType is no MemoryPool"):
+        use_in_numpy(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="-1 is no number of bytes"):
         pool.allocate(-1)
     with pytest.raises(ValueError, match="18446744073709551616 is no number of bytes"):
