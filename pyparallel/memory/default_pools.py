@@ -19,8 +19,8 @@ def default_pool(device: torch.device | str | int = "cpu") -> MemoryPool:
     """The pool of a device that everything in this process shares; made on first use.
 
     Args:
-        device: "cpu" or -1, or a CUDA device or its index; or a kind of the host's memory: "shared",
-            which other processes can map, or "pinned", from and to which devices copy.
+        device: "cpu" or -1, or a CUDA device or its index; or a kind of the host's memory:
+            "shared", which other processes can map, or "pinned", from and to which devices copy.
 
     Raises:
         ValueError: a device that this build has no memory of.

@@ -196,7 +196,7 @@ void steps_are_served_through_the_symbols() {
     auto* const begin = static_cast<char*>(pyparallel_torch_base_allocation(block, &size));
     CHECK_EQUAL(begin <= block && static_cast<char*>(block) + 3000 <= begin + size, true);
     if (i == 4) pyparallel_torch_record_stream(block, stream(6));  // of which the plan knows nothing
-    pyparallel_torch_empty_cache();  // what lives stays
+    pyparallel_torch_empty_cache();                                // what lives stays
     std::memset(block, 2, 3000);
     pyparallel_torch_free(block, 3000, kHost, stream(7));
     CHECK_THROWS(pyparallel_torch_free(block, 3000, kHost, stream(7)), InvalidArgument);
