@@ -12,7 +12,7 @@ NATIVE_SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find csrc -type
 PACKAGE_SOURCES := $(shell find pyparallel -name '*.py' -o -name '*.pyi' -o -name VERSION)
 CMAKE = $(abspath $(BIN))/cmake
 # Where setup.py builds the core: the native tests link the very objects of the module.
-MODULE_BUILD = build/cmake-$(shell $(BIN)/python -c 'import sys, sysconfig; print(sysconfig.get_platform(), sys.implementation.cache_tag, sep="-")')
+MODULE_BUILD = build/cmake-$(shell $(BIN)/python -c 'import sys, sysconfig; print(sysconfig.get_platform(), sys.implementation.cache_tag + sys.abiflags, sep="-")')
 # Most of these are of one process. The other tests, of ranks that wait for each other, need the cores for themselves: their
 # lock keeps them and the compilation of the sanitized programs, which may have begun before, apart.
 OF_ONE_PROCESS := tests/csrc tests/data tests/memory tests/monitor tests/optim $(wildcard tests/test_*.py)

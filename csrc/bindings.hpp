@@ -1,8 +1,10 @@
 // What the binding files share.
 #pragma once
+#include <cxxabi.h>
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <unistd.h>
 
 #include <cstdint>
 
@@ -20,6 +22,43 @@ void register_nccl(py::module_& module);
 void register_memory(py::module_& module);
 void register_plugs(py::module_& module);
 void register_recorder(py::module_& module);
+
+// While the interpreter ends, a thread that asks for the GIL is ended by unwinding, which neither destructors nor our
+// catch clauses survive. It stays here instead until the process is gone, as it does in Python 3.14 by itself.
+template <typename Ask>
+auto or_stay(const Ask& ask) {
+  try {
+    return ask();
+  } catch (abi::__forced_unwind&) {
+    for (;;) pause();
+  }
+}
+
+// Without the GIL, which this thread holds, for a while.
+class WithoutGil {
+ public:
+  WithoutGil() : thread_(PyEval_SaveThread()) {}
+  ~WithoutGil() {
+    or_stay([&] { PyEval_RestoreThread(thread_); });
+  }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* thread_;
+};
+
+// With the GIL, whether this thread holds it or not, for a while.
+class WithGil {
+ public:
+  WithGil() : before_(or_stay([] { return PyGILState_Ensure(); })) {}
+  ~WithGil() { PyGILState_Release(before_); }
+  WithGil(const WithGil&) = delete;
+  WithGil& operator=(const WithGil&) = delete;
+
+ private:
+  PyGILState_STATE before_;
+};
 
 template <typename T>
 T* pointer(std::uintptr_t address) {

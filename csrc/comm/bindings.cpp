@@ -19,7 +19,7 @@ using namespace pybind11::literals;  // "name"_a
 
 // True once Python has a signal to raise in this thread. Called without the GIL.
 bool has_signal() {
-  py::gil_scoped_acquire gil;
+  WithGil gil;
   return PyErr_CheckSignals() != 0;
 }
 
@@ -27,7 +27,7 @@ bool has_signal() {
 template <typename Function>
 void interruptible(const Function& function) {
   try {
-    py::gil_scoped_release release;
+    WithoutGil release;
     function();
   } catch (const shm::Interrupted&) {
     if (PyErr_Occurred() != nullptr) throw py::error_already_set();
@@ -44,7 +44,7 @@ class ShmCommunicator {
         messages_(communicator_),
         process_(getpid()) {}
   ~ShmCommunicator() {
-    py::gil_scoped_release release;
+    WithoutGil release;
     close();
   }
 
@@ -275,8 +275,8 @@ void register_comm(py::module_& module) {
       .def("flight_record", &Self::flight_record)
       .def("who_waits", &Self::who_waits)
       .def_property_readonly("timeout_seconds", &Self::timeout_seconds)
-      .def("abort", &Self::abort, py::arg("cause"), py::call_guard<py::gil_scoped_release>())
-      .def("close", &Self::close, py::call_guard<py::gil_scoped_release>())
+      .def("abort", &Self::abort, py::arg("cause"), py::call_guard<WithoutGil>())
+      .def("close", &Self::close, py::call_guard<WithoutGil>())
       .def("wait", &Self::wait, py::arg("work"))
       .def("check_process", &Self::check_process)
       .def_property_readonly("peers", &Self::peers)

@@ -36,7 +36,7 @@ void pack(const Addresses& tensors, const Sizes& offsets, const Sizes& numels, i
   const auto count = static_cast<std::int64_t>(items.size());
   const auto from = static_cast<DType>(tensor_dtype), to = static_cast<DType>(flat_dtype);
   void* const buffer = pointer<void>(flat);
-  py::gil_scoped_release release;
+  WithoutGil release;
   if (device < 0)
     return back ? unpack_cpu(items.data(), count, from, buffer, to, scale, threads)
                 : pack_cpu(items.data(), count, from, buffer, to, scale, threads);
@@ -62,7 +62,7 @@ void sum_of_squares(const Addresses& tensors, const Sizes& numels, int dtype, st
                     std::uintptr_t workspace, int device, std::uintptr_t stream, int threads) {
   const std::vector<ReduceItem> items = reduce_items(tensors, numels);
   const auto count = static_cast<std::int64_t>(items.size());
-  py::gil_scoped_release release;
+  WithoutGil release;
   if (device < 0)
     return sum_of_squares_cpu(items.data(), count, static_cast<DType>(dtype), pointer<double>(result), threads);
 #if PYPARALLEL_CUDA
@@ -101,7 +101,7 @@ void accumulate(std::uintptr_t output, const Addresses& sources, const std::vect
                             op,
                             factors.empty() ? nullptr : factors.data(),
                             scale};
-  py::gil_scoped_release release;
+  WithoutGil release;
   if (device < 0) return accumulate_cpu(call, pointer<double>(squares), threads);
 #if PYPARALLEL_CUDA
   SquaresPartial* const partials = squares != 0 ? pointer<SquaresPartial>(workspace) : nullptr;
@@ -143,7 +143,7 @@ void encode_blocks(std::uintptr_t values, int dtype, std::uintptr_t error, std::
                    std::int64_t count, int device, std::uintptr_t stream, int threads) {
   const EncodeCall call{pointer<const void>(values), static_cast<DType>(dtype), pointer<float>(error),
                         pointer<std::int8_t>(codes), pointer<float>(scales),    count};
-  py::gil_scoped_release release;
+  WithoutGil release;
   if (device < 0) return encode_blocks_cpu(call, threads);
 #if PYPARALLEL_CUDA
   encode_blocks_cuda(call, device, pointer<void>(stream));
@@ -166,7 +166,7 @@ void decode_blocks(std::uintptr_t codes, std::int64_t codes_stride, std::uintptr
                         count,
                         factor,
                         add};
-  py::gil_scoped_release release;
+  WithoutGil release;
   if (device < 0) return decode_blocks_cpu(call, threads);
 #if PYPARALLEL_CUDA
   decode_blocks_cuda(call, device, pointer<void>(stream));

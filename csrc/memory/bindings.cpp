@@ -20,7 +20,7 @@ using memory::Pool;
 // The pool's lock is never waited for with the GIL: who holds it may wait for the device.
 template <class Call>
 auto released(const Call& call) {
-  const py::gil_scoped_release release;
+  const WithoutGil release;
   return call();
 }
 
@@ -29,7 +29,7 @@ std::shared_ptr<Pool> ended_without_gil(std::unique_ptr<memory::Upstream> upstre
                                         memory::Keep keep) {
   const auto end = [](Pool* pool) {
     if (PyGILState_Check() == 0) return delete pool;
-    const py::gil_scoped_release release;
+    const WithoutGil release;
     delete pool;
   };
   return {new Pool(std::move(upstream), limit, keep), end};
@@ -39,11 +39,11 @@ std::shared_ptr<Pool> ended_without_gil(std::unique_ptr<memory::Upstream> upstre
 std::shared_ptr<Pool::FailureCallback> callback_of(const py::object& function) {
   if (function.is_none()) return nullptr;
   auto held = std::shared_ptr<py::object>(new py::object(function), [](py::object* object) {
-    const py::gil_scoped_acquire acquire;
+    const WithGil acquire;
     delete object;
   });
   return std::make_shared<Pool::FailureCallback>([held](std::uint64_t num_bytes) {
-    const py::gil_scoped_acquire acquire;
+    const WithGil acquire;
     return (*held)(num_bytes).cast<bool>();
   });
 }
@@ -61,7 +61,7 @@ void free_unviewed(Pool& pool, std::uintptr_t data) {
 }
 
 void observe(Pool& pool, std::shared_ptr<memory::Recorder> recorder) {
-  const py::gil_scoped_release without_gil;
+  const WithoutGil without_gil;
   pool.observe(std::move(recorder));
 }
 
@@ -74,7 +74,7 @@ std::shared_ptr<memory::Recorder> last_observer(Pool& pool) {
 // The pool may wait for the device: never with the GIL. The caller's place is taken before.
 void register_memory(py::module_& module) {
   register_recorder(module);
-  const auto without_gil = py::call_guard<py::gil_scoped_release>();
+  const auto without_gil = py::call_guard<WithoutGil>();
   py::class_<Pool, std::shared_ptr<Pool>>(module, "Pool")
       .def(py::init([](const std::string& upstream, int device, std::optional<std::uint64_t> limit, bool for_graph) {
              return ended_without_gil(memory::make_upstream(upstream, device), limit.value_or(Pool::kUnlimited),
@@ -85,7 +85,7 @@ void register_memory(py::module_& module) {
           "allocate",
           [](Pool& pool, std::uint64_t num_bytes, memory::Stream stream) {
             const HeldSite site(pool.observer());
-            const py::gil_scoped_release without_gil;
+            const WithoutGil without_gil;
             return reinterpret_cast<std::uintptr_t>(pool.allocate(num_bytes, stream));
           },
           py::arg("num_bytes"), py::arg("stream"))
@@ -101,7 +101,7 @@ void register_memory(py::module_& module) {
           "free",
           [](Pool& pool, std::uintptr_t data) {
             const HeldSite site(pool.observer());
-            const py::gil_scoped_release without_gil;
+            const WithoutGil without_gil;
             free_unviewed(pool, data);
           },
           py::arg("data"))

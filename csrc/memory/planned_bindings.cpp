@@ -1,6 +1,7 @@
 // Bindings of planned placement: the marks of steps, what became of the plan, and plans of lifetimes by themselves.
 #include "memory/planned_bindings.hpp"
 
+#include "bindings.hpp"
 #include "core/error.hpp"
 #include "memory/planned_placement.hpp"
 
@@ -47,7 +48,7 @@ std::tuple<std::vector<std::uint64_t>, std::uint64_t, std::uint64_t> plan(
 }  // namespace
 
 void register_planned(py::module_& module) {
-  const auto without_gil = py::call_guard<py::gil_scoped_release>();
+  const auto without_gil = py::call_guard<WithoutGil>();
   module.attr("PLAN_BUDGET") = kPlanBudget;
   module.def("plan_offsets", &plan, py::arg("lifetimes"), py::arg("period"), py::arg("budget"), without_gil);
   py::class_<PlannedPlacement, std::unique_ptr<PlannedPlacement, py::nodelete>>(module, "PlannedPlacement")
@@ -56,7 +57,7 @@ void register_planned(py::module_& module) {
       .def("statistics", [](PlannedPlacement& plan) {
         PlanStatistics statistics;
         {
-          py::gil_scoped_release without_gil;
+          WithoutGil without_gil;
           statistics = plan.statistics();
         }
         return as_dict(statistics);

@@ -113,7 +113,7 @@ class OwnedBlock {
 }  // namespace
 
 void register_plugs(py::module_& module) {
-  const auto without_gil = py::call_guard<py::gil_scoped_release>();
+  const auto without_gil = py::call_guard<WithoutGil>();
   module.def("default_pool", &memory::shared_default_pool, py::arg("device"), without_gil);
   module.def("set_default_pool", &memory::set_default_pool, py::arg("device"), py::arg("pool"), without_gil);
   module.def("torch_hooks", &torch_hooks);

@@ -3,6 +3,7 @@
 
 #include <pybind11/numpy.h>
 
+#include "bindings.hpp"
 #include "core/error.hpp"
 #include "memory/replay.hpp"
 
@@ -18,7 +19,7 @@ bool run(Replay& replay, const Array<std::int64_t>& block, const Array<std::int6
       block.size() != stream.size())
     throw InvalidArgument("replay: block, num_bytes and stream are not of one dimension and length");
   const Events events = {block.data(), num_bytes.data(), stream.data(), static_cast<std::uint64_t>(block.size())};
-  py::gil_scoped_release without_gil;
+  WithoutGil without_gil;
   return replay.run(events);
 }
 

@@ -6,6 +6,8 @@ import ctypes
 import gc
 import queue
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -225,3 +227,26 @@ def test_whatever_threads_do_at_once_memory_is_nobody_elses(seed: int) -> None:
     assert (statistics.live, statistics.allocations) == (0, statistics.frees)
     pool.trim()
     assert pool.statistics().reserved == 0
+
+
+AT_EXIT = """
+import threading
+from pyparallel.memory import MemoryPool
+pool, counts = MemoryPool(), [0] * 3
+def work(number):
+    while True:
+        pool.free(pool.allocate(1 << 21 if counts[number] % 9 == 0 else 4096))
+        counts[number] += 1
+for number in range(3):
+    threading.Thread(target=work, args=(number,), daemon=True).start()
+while min(counts) < 100:
+    pass
+print("going", flush=True)
+"""
+
+
+def test_daemon_threads_in_the_pool_do_not_hinder_the_exit() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", AT_EXIT], capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "going\n", "")

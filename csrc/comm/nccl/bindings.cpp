@@ -96,7 +96,7 @@ class NcclCommunicator {
   int process_;
 };
 
-using Release = py::call_guard<py::gil_scoped_release>;
+using Release = py::call_guard<WithoutGil>;
 using Self = NcclCommunicator;
 using WorkPointer = std::shared_ptr<nccl::Work>;
 

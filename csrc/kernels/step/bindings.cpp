@@ -64,7 +64,7 @@ class StepTable {
   template <class Hyper, OnCpu<Hyper> kCpu, OnCuda<Hyper> kCuda>
   void step(const Hyper& hyper, const StepControl& control, int device, std::uintptr_t stream, int threads) {
     const auto count = static_cast<Count>(tensors_.size());
-    py::gil_scoped_release release;
+    WithoutGil release;
     if (device < 0) return kCpu(tensors_.data(), count, types_, hyper, control, threads);
 #if PYPARALLEL_CUDA
     kCuda(tensors_.data(), count, types_, hyper, control, device, pointer<void>(stream), &tables_);
