@@ -31,8 +31,15 @@ class Message:
         source: the rank that sends it.
     """
 
-    def __init__(self, source: int, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        source: int,
+        timeout_seconds: float,
+        on_overdue: Callable[[CollectiveTimeoutError], object] | None = None,
+    ) -> None:
+        """`on_overdue` gets the error of a deadline before it is raised."""
         self.source = source
+        self._on_overdue = on_overdue
         self._timeout_seconds = timeout_seconds
         self._issued = threading.Event()
         self._work: NcclWork | None = None
@@ -53,9 +60,12 @@ class Message:
     def wait(self) -> None:
         """See Work.wait; the host waits until the other rank has come to the first message."""
         if not self._issued.wait(self._timeout_seconds):
-            raise CollectiveTimeoutError(
+            error = CollectiveTimeoutError(
                 f"the other rank did not come to its first message in {self._timeout_seconds:g} s"
             )
+            if self._on_overdue is not None:
+                self._on_overdue(error)
+            raise error
         if self._error is not None:
             raise self._error
         assert self._work is not None

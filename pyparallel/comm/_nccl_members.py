@@ -10,6 +10,7 @@ import torch
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from pyparallel._native import core
+from pyparallel.comm._flight_recorder import FlightRecorder
 from pyparallel.comm._nccl_library import libraries_beside_torch, named_library
 from pyparallel.comm.watch import Failure, FailureWatch
 from pyparallel.errors import (
@@ -22,7 +23,11 @@ from pyparallel.errors import (
 
 
 class Members:
-    """The ranks, the store where they meet, and every native communicator between some of them."""
+    """The ranks, the store where they meet, and every native communicator between some of them.
+
+    Attributes:
+        flights: what the ranks did last.
+    """
 
     def __init__(
         self,
@@ -62,14 +67,17 @@ class Members:
         self._left: set[int] = set()
         if native is not None:
             self._natives.append((native, list(range(world_size))))
+        self.flights = FlightRecorder(PrefixStore("flight", store), rank, world_size)
         self._watch = FailureWatch(
             PrefixStore("watch", store),
             rank,
             world_size,
             self._on_failure,
             on_left=self._on_left,
+            on_asked=self.flights.asked,
             timeout_seconds=timeout_seconds,
         )
+        self.flights.begin(self._watch)
 
     # ---- meeting ----
 
@@ -129,11 +137,24 @@ class Members:
     # ---- failing ----
 
     def tell(self, error: Exception) -> None:
-        """Tells the others of an error that has ended this rank's communicators."""
+        """Tells the others of an error that has ended this rank's communicators.
+
+        That of a deadline learns before, within about 1 s, who waits for whom.
+        """
         known = isinstance(error, (PeerLostError, PeerFailedError))
-        if known or not isinstance(error, (NcclError, CudaError, CollectiveTimeoutError)):
+        if not known and not isinstance(error, (NcclError, CudaError, CollectiveTimeoutError)):
+            return
+        if isinstance(error, CollectiveTimeoutError):
+            self.flights.explain(error)
+        self.flights.failed(error)
+        if known:
             return
         self._watch.fail("", str(error))
+
+    def overdue(self, error: CollectiveTimeoutError) -> None:
+        """A message was never issued, which ends nothing else: says who waits for whom."""
+        self.flights.explain(error)
+        self.flights.failed(error)
 
     def fail(self, operation: str, cause: str) -> None:
         """This rank has failed: tells the others and ends everything here."""
@@ -159,12 +180,15 @@ class Members:
             natives = list(self._natives)
         for native, _ in natives:
             native.peer_failed(failure.rank, failure.operation, failure.cause, failure.lost)
+        error = failure.error(f"rank {self.rank} was waiting for messages")
         for function in list(self._at_end):
-            function(failure.error(f"rank {self.rank} was waiting for messages"))
+            function(error)
+        self.flights.failed(error)
 
     def _on_left(self, rank: int) -> None:
         with self._lock:
             self._left.add(rank)
+            self.flights.left.add(rank)
             natives = list(self._natives)
         for native, ranks in natives:
             _tell_left(native, ranks, rank)

@@ -52,15 +52,24 @@ def _assemble(ranks: list[Record], waiting: str, rank: int, world_size: int) -> 
     }
 
 
+def path_in(directory: Path, rank: int) -> Path:
+    """A new file for the record of a failure."""
+    return directory / f"flight-rank{rank}-process{os.getpid()}-{time.time_ns()}.json"
+
+
+def write_failure(path: Path, content: Record, error: str) -> None:
+    """Writes the record of a failure; that it cannot is said on stderr and is no second error."""
+    try:
+        write(path, {**content, "error": error})
+    except OSError as failure:  # the communicator's error matters more
+        os.write(2, f"pyparallel: cannot write the flight record: {failure}\n".encode())
+
+
 # Holds nothing of the communicator: the core keeps it.
 def _writer(
     directory: Path, rank: int, world_size: int
 ) -> Callable[[str, list[Record], str], None]:
-    def write_failure(error: str, ranks: list[Record], waiting: str) -> None:
-        path = directory / f"flight-rank{rank}-process{os.getpid()}-{time.time_ns()}.json"
-        try:
-            write(path, {**_assemble(ranks, waiting, rank, world_size), "error": error})
-        except OSError as failure:  # the communicator's error matters more
-            os.write(2, f"pyparallel: cannot write the flight record: {failure}\n".encode())
+    def write_first(error: str, ranks: list[Record], waiting: str) -> None:
+        write_failure(path_in(directory, rank), _assemble(ranks, waiting, rank, world_size), error)
 
-    return write_failure
+    return write_first

@@ -15,6 +15,7 @@ from pyparallel import _tensors
 from pyparallel._native import core
 from pyparallel.comm import _operands as check
 from pyparallel.comm._buffers import zeros
+from pyparallel.comm._flight_log import Flight, Record
 from pyparallel.comm._nccl_lanes import Issue, Lane, Message
 from pyparallel.comm._nccl_members import Members
 from pyparallel.comm._nccl_work import NcclWork
@@ -211,9 +212,11 @@ class NcclCommunicator:
         """See Communicator.send."""
         self._check_message("send", tensor, destination, tag)
         operand = (tensor.data_ptr(), tensor.nbytes, 1)
+        flight = self._members.flights.log.message("send", destination, tag)
 
         def issue(lane: core.NcclCommunicator, stream: int) -> NcclWork:
-            return self._track(lane.send(*operand, stream), (tensor,), None, stream)
+            native = _noted(flight, lane.send, *operand, stream)
+            return self._track(native, (tensor,), None, stream)
 
         return self._submit(self.rank, destination, issue)
 
@@ -223,9 +226,11 @@ class NcclCommunicator:
             raise ValueError("recv: NCCL receives from a named rank, source is None")
         self._check_message("recv", tensor, source, tag)
         operand = (tensor.data_ptr(), tensor.nbytes, 0)
+        flight = self._members.flights.log.message("recv", source, tag)
 
         def issue(lane: core.NcclCommunicator, stream: int) -> NcclWork:
-            return self._track(lane.recv(*operand, stream), (tensor,), tensor, stream)
+            native = _noted(flight, lane.recv, *operand, stream)
+            return self._track(native, (tensor,), tensor, stream)
 
         return self._submit(source, self.rank, issue)
 
@@ -249,6 +254,13 @@ class NcclCommunicator:
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """See Communicator.empty."""
         return zeros(self.device, shape, dtype)
+
+    def flight_record(self) -> Record:
+        """The last operations of every rank and whom each waits for; see pyparallel.comm.flight.
+
+        Synchronises nobody: ranks that hang answer, too. Waits for one that does not, about 1 s.
+        """
+        return self._members.flights.record()
 
     def abort(self, cause: str) -> None:
         """See Communicator.abort."""
@@ -298,7 +310,8 @@ class NcclCommunicator:
     ) -> NcclWork:
         """Calls the core behind the current stream. The first of the tensors is written."""
         _, stream = _tensors.device_and_stream(self.device)
-        native = self._call(lambda: call(*arguments, stream))
+        flight = self._members.flights.log.call(call.__name__.removeprefix("own_"))
+        native = self._call(lambda: _noted(flight, call, *arguments, stream))
         return self._track(native, tensors, tensors[0] if tensors else None, stream)
 
     def _call(self, function: Callable[[], _Result]) -> _Result:
@@ -336,6 +349,16 @@ class NcclCommunicator:
             lane = Lane(lambda: self._members.join_lane(source, destination), self.device)
             self._lanes[source, destination] = lane
             self._members.on_end(lane.fail)
-        message = Message(source, self._members.timeout_seconds)
+        message = Message(source, self._members.timeout_seconds, self._members.overdue)
         lane.submit(message, issue)
         return message
+
+
+def _noted(flight: Flight, call: Callable[..., core.NcclWork], *arguments: object) -> core.NcclWork:
+    """Issues what the flight record has: a call that connects ranks may hang in there."""
+    try:
+        flight.work = native = call(*arguments)
+    except Exception:
+        flight.failed = True
+        raise
+    return native

@@ -72,6 +72,7 @@ class FailureWatch:
         on_failure: Callable[[Failure], None],
         *,
         on_left: Callable[[int], None] | None = None,
+        on_asked: Callable[[int], None] | None = None,
         address: str | None = None,
         timeout_seconds: float = 60.0,
         silence_seconds: float = 10.0,
@@ -84,6 +85,7 @@ class FailureWatch:
             world_size: number of ranks.
             on_failure: called once, in the watch's thread, with another rank's failure.
             on_left: called in that thread with each rank that has closed its watch.
+            on_asked: called in that thread with the number of another rank's ask().
             address: of this host as the others reach it; default: that of the way to MASTER_ADDR.
             timeout_seconds: deadline of this call.
             silence_seconds: how long a connection may be mute to the kernel's own probes.
@@ -97,6 +99,8 @@ class FailureWatch:
         self.failure: Failure | None = None
         self._on_failure = on_failure
         self._on_left = on_left
+        self._on_asked = on_asked
+        self._asked = 0
         self._silence_seconds = silence_seconds
         self._lock = threading.Lock()
         self._links: dict[socket.socket, int] = {}  # to the rank behind it
@@ -122,6 +126,17 @@ class FailureWatch:
                 return
             self.failure = failure
         self._send({"failure": asdict(failure)})
+
+    def ask(self, number: int) -> bool:
+        """Asks every other rank; the highest number that is under way is enough for all.
+
+        Returns:
+            False if this rank has left.
+        """
+        with self._lock:
+            self._asked = max(self._asked, number)
+        self._send({"ask": number})
+        return not self._closed
 
     @property
     def closed(self) -> bool:
@@ -223,11 +238,23 @@ class FailureWatch:
     def _take(self, message: dict[str, Any]) -> None:
         if "failure" in message:
             self._learn(Failure(**message["failure"]))
+        elif "ask" in message:
+            self._hear_question(message["ask"])
         elif message["left"] not in self._left:
             self._left.add(message["left"])
             self._send(message)
             if self._on_left is not None and message["left"] != self.rank:
                 self._on_left(message["left"])
+
+    def _hear_question(self, number: int) -> None:
+        with self._lock:
+            known = number <= self._asked
+            self._asked = max(self._asked, number)
+        if known:
+            return
+        self._send({"ask": number})
+        if self._on_asked is not None:
+            self._on_asked(number)
 
     def _learn(self, failure: Failure) -> None:
         if self._closed or self.failure is not None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import torch
+import torch.distributed as dist
+
+from pyparallel import _native
+from pyparallel.comm import NcclCommunicator
 from pyparallel.errors import CollectiveTimeoutError, PeerFailedError, PeerLostError
 
 ID = bytes(range(128))
+CPU = torch.device("cpu", 0)
 
 
 class NativeWork:
@@ -18,13 +25,14 @@ class NativeWork:
     started_ns = 1
     ended_ns = 2
 
-    def __init__(self, owner: NativeCommunicator) -> None:
+    def __init__(self, owner: NativeCommunicator, description: str) -> None:
         self._owner = owner
+        self.description = description
         self.completed = False
 
     @property
     def failed(self) -> bool:
-        return self._owner.error is not None
+        return self._owner.error is not None and not self.completed
 
     def wait(self, stream: int) -> None:
         if self._owner.error is not None:
@@ -84,7 +92,29 @@ class NativeCommunicator:
             if self.error is not None:
                 raise self.error
             self.calls.append((name, *arguments))
-            self.works.append(NativeWork(self))
+            self.works.append(NativeWork(self, f"{name}()"))
             return self.works[-1]
 
+        call.__name__ = name
         return call
+
+
+def joined() -> NcclCommunicator:
+    """In a rank: a communicator of all, whose native part does nothing."""
+    _native.core.NcclCommunicator = NativeCommunicator  # type: ignore[misc]
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=False)
+    return NcclCommunicator(
+        dist.PrefixStore("nccl", store),
+        rank=rank,
+        world_size=world_size,
+        device=CPU,
+        timeout_seconds=10,
+    )
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return condition()

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from native_nccl import NativeCommunicator
+from native_nccl import CPU, NativeCommunicator, joined, soon
 
 from pyparallel import _native
 from pyparallel.comm import NcclCommunicator, Premultiplied, _nccl_library
 from pyparallel.errors import NcclError, PeerFailedError, PeerLostError
 from ranks import Job, meet, run_ranks, tell_test
 
-CPU = torch.device("cpu", 0)
 BYTE = _native.core.DTYPES["uint8"]
 
 
@@ -173,27 +172,6 @@ def test_the_library_is_looked_for_beside_torch(
 
 
 # ---- several ranks ----
-
-
-def joined() -> NcclCommunicator:
-    """In a rank: a communicator of all, whose native part does nothing."""
-    _native.core.NcclCommunicator = NativeCommunicator  # type: ignore[misc]
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.TCPStore("127.0.0.1", int(os.environ["MASTER_PORT"]), is_master=False)
-    return NcclCommunicator(
-        dist.PrefixStore("nccl", store),
-        rank=rank,
-        world_size=world_size,
-        device=CPU,
-        timeout_seconds=10,
-    )
-
-
-def soon(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 20
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return condition()
 
 
 def error_after(communicator: NcclCommunicator) -> tuple[BaseException | None, int]:

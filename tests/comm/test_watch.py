@@ -111,6 +111,27 @@ def test_leaving_is_no_failure_and_is_told() -> None:
     assert run_ranks(3, leave_one_after_the_other) == [([], 0), ([0], 0), ([0, 1], 0)]
 
 
+def ask_the_others() -> tuple[list[int], bool]:
+    heard: list[int] = []
+    rank = Rank(on_asked=heard.append)
+    meet("watching")
+    if rank.rank == 1:
+        assert rank.watch.ask(7)
+        assert rank.watch.ask(3)  # 7 is under way
+        rank.watch.ask(8)
+    deadline = time.monotonic() + 20
+    while rank.rank != 1 and heard[-1:] != [8] and time.monotonic() < deadline:
+        time.sleep(0.005)
+    meet("asked")
+    rank.watch.close()
+    return heard, rank.watch.ask(9)
+
+
+def test_a_question_reaches_every_other_rank_once() -> None:
+    others = ([7, 8], False)
+    assert run_ranks(4, ask_the_others) == [others, ([], False), others, others]
+
+
 def die_after_another_left() -> Seen:
     rank = Rank()
     meet("watching")

@@ -5,12 +5,15 @@
 
 #include "core/cuda_check.hpp"
 #include "core/device_guard.hpp"
+#include "core/outside_of_captures.hpp"
 
 namespace pyparallel::nccl {
 namespace {
 
-// Whether the device has passed the event. A query is no error while it has not.
+// Whether the device has passed the event. A query is no error while it has not. Any thread may ask at any time, one
+// that reads the flight record among them.
 bool has_passed(cudaEvent_t event) {
+  const OutsideOfCaptures anywhere;
   const cudaError_t code = cudaEventQuery(event);
   if (code == cudaErrorNotReady) return cudaGetLastError(), false;
   check_cuda(code, "cudaEventQuery");

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from pyparallel.comm._flight_log import Record
+from pyparallel.comm._flight_recorder import FlightRecorder
 from pyparallel.comm._operands import (
     algorithms_of,
     check_algorithm,
@@ -27,6 +29,7 @@ from pyparallel.comm.hierarchical.failures import Failures
 from pyparallel.comm.hierarchical.lane import Lane, LaneWork
 from pyparallel.comm.hierarchical.layout import Layout
 from pyparallel.comm.hierarchical.messages import Messages
+from pyparallel.comm.shm import ShmCommunicator
 
 Split = Callable[[Communicator, int | None, int], Communicator | None]
 
@@ -43,7 +46,9 @@ class HierarchicalCommunicator:
         own: the communicator of this host's ranks.
     """
 
-    def __init__(self, layout: Layout, failures: Failures, split: Split) -> None:
+    def __init__(
+        self, layout: Layout, failures: Failures, flights: FlightRecorder, split: Split
+    ) -> None:
         """Use pyparallel.init() to get one, or rendezvous.connect()."""
         self.rank = layout.rank
         self.world_size = len(layout.hosts.host_of)
@@ -53,8 +58,11 @@ class HierarchicalCommunicator:
         self._failures = failures
         self._split = split
         self._process = os.getpid()
-        self._lane = Lane(failures.explain)
-        self._messages = Messages(layout, failures.explain)
+        self._flights = flights
+        self._lane = Lane(failures.explain, flights.log)
+        self._messages = Messages(layout, failures.explain, flights.log)
+        if isinstance(self.own, ShmCommunicator):
+            flights.add(self._record_of_host)
         failures.on_end(self._end)
 
     def connect(self, connect: Callable[[], object]) -> None:
@@ -202,6 +210,15 @@ class HierarchicalCommunicator:
         """What every operation ends with from now on; None while all is well."""
         return self._failures.error
 
+    def flight_record(self) -> Record:
+        """The last operations of every rank and whom each waits for; see pyparallel.comm.flight.
+
+        Its ``host`` is the record of this host's shared memory, among it messages and the stages
+        of operations. Synchronises nobody: ranks that hang answer, too. Waits for one that does
+        not, about 1 s.
+        """
+        return self._flights.record()
+
     def abort(self, cause: str) -> None:
         """See Communicator.abort."""
         self._failures.abort(cause, self._lane.current)
@@ -211,6 +228,11 @@ class HierarchicalCommunicator:
         if os.getpid() == self._process:
             self._failures.close(ValueError("the communicator is closed"))
             self._layout.own.close()
+
+    def _record_of_host(self) -> Record:
+        assert isinstance(self.own, ShmCommunicator)
+        members = self._layout.hosts.ranks[self._layout.host]
+        return {"host": {"members": list(members), **self.own.flight_record()}}
 
     def _submit(self, what: str, function: Callable[[], object], *tensors: Tensor) -> LaneWork:
         self._check_usable()

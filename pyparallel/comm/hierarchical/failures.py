@@ -7,9 +7,15 @@ from collections.abc import Callable
 
 from torch._C._distributed_c10d import Store
 
+from pyparallel.comm._flight_recorder import FlightRecorder
 from pyparallel.comm.hierarchical.hosts import Hosts
 from pyparallel.comm.watch import Failure, FailureWatch
-from pyparallel.errors import PeerFailedError, PeerLostError, PyparallelError
+from pyparallel.errors import (
+    CollectiveTimeoutError,
+    PeerFailedError,
+    PeerLostError,
+    PyparallelError,
+)
 
 SILENCE_SECONDS = 5.0  # after which a host that does not answer the kernel's probes is cut off
 # A broken connection may be the end of a chain: so long the watch has to name its beginning.
@@ -19,8 +25,9 @@ _WATCH_SECONDS = 1.0
 class Failures:
     """The first failure that this rank knows of is the communicator's end."""
 
-    def __init__(self, hosts: Hosts, rank: int) -> None:
+    def __init__(self, hosts: Hosts, rank: int, flights: FlightRecorder) -> None:
         """Nobody is watched yet."""
+        self._flights = flights
         self.error: BaseException | None = None
         self._hosts = hosts
         self._rank = rank
@@ -37,10 +44,12 @@ class Failures:
             len(self._hosts.host_of),
             self._seen,
             on_left=self._leave,
+            on_asked=self._flights.asked,
             address=address,
             timeout_seconds=timeout_seconds,
             silence_seconds=SILENCE_SECONDS,
         )
+        self._flights.begin(self._watch)
 
     def on_end(self, end: Callable[[BaseException], None]) -> None:
         """`end` is called once, with the error that everything in flight ends with."""
@@ -50,7 +59,12 @@ class Failures:
             end(self.error)
 
     def explain(self, error: BaseException, what: str) -> BaseException:
-        """What everything ends with after this error in operation `what`; tells all ranks."""
+        """What everything ends with after this error in operation `what`; tells all ranks.
+
+        That of a deadline learns before, within about 1 s, who waits for whom.
+        """
+        if isinstance(error, CollectiveTimeoutError) and self.error is None:
+            self._flights.explain(error)
         if isinstance(error, PeerLostError | PeerFailedError):
             peer = error.rank
             with self._changed:
@@ -92,6 +106,7 @@ class Failures:
     def _leave(self, rank: int) -> None:
         with self._changed:
             self._left.add(rank)
+            self._flights.left.add(rank)
             self._changed.notify_all()
 
     def _conclude(self, error: BaseException) -> None:
@@ -103,6 +118,8 @@ class Failures:
             end = self._end
         if end is not None:
             end(error)
+        if not isinstance(error, ValueError):  # closed in good order
+            self._flights.failed(error)
 
     def _error_of(self, failure: Failure) -> PyparallelError:
         who = self._hosts.describe(failure.rank)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch._C._distributed_c10d import PrefixStore, Store
 
+from pyparallel.comm._flight_recorder import FlightRecorder
 from pyparallel.comm.communicator import Communicator
 from pyparallel.comm.hierarchical.between import Between
 from pyparallel.comm.hierarchical.communicator import HierarchicalCommunicator, Split
@@ -35,7 +36,9 @@ def join(
         timeout_seconds: deadline of this call and of every later operation.
     """
     address = own_address()
-    failures = Failures(hosts, rank)
+    # Number 0 is what connects the hosts.
+    flights = FlightRecorder(PrefixStore("flight", store), rank, len(hosts.host_of), first=0)
+    failures = Failures(hosts, rank, flights)
     # First, so that the loss of any rank is known while the others still come.
     failures.watch(PrefixStore("watch", store), address, timeout_seconds=timeout_seconds)
     try:
@@ -43,6 +46,7 @@ def join(
     except PyparallelError as error:
         raise failures.explain(in_the_job(error, hosts, rank), "init") from None
     between = Between(hosts, rank, timeout_seconds=timeout_seconds)
-    communicator = HierarchicalCommunicator(Layout(hosts, rank, own, between), failures, split)
+    layout = Layout(hosts, rank, own, between)
+    communicator = HierarchicalCommunicator(layout, failures, flights, split)
     communicator.connect(lambda: between.connect(PrefixStore("gloo", store), address))
     return communicator

@@ -15,7 +15,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyparallel.comm._flight_log import Flight, FlightLog
+
 Explain = Callable[[BaseException, str], BaseException]
+
+
+class Progress:
+    """How far an operation is, apart from its tensors: the flight record keeps it."""
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.started_ns = 0
+        self.ended_ns = 0
+        self.completed = False
+        self.failed = False
 
 
 class LaneWork:
@@ -23,18 +36,28 @@ class LaneWork:
 
     Attributes:
         what: the operation's name.
-        started_ns: see Work.
-        ended_ns: see Work.
     """
 
-    def __init__(self, what: str, tensors: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, what: str, tensors: tuple[Tensor, ...], progress: Progress | None = None
+    ) -> None:
+        """Writes the first of the tensors; `progress` is where it notes how far it is."""
         self.what = what
-        self.started_ns = 0
-        self.ended_ns = 0
+        self._progress = progress or Progress(what)
         self._tensors = tensors  # the first is the one that is written
         self._error: BaseException | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
+
+    @property
+    def started_ns(self) -> int:
+        """See Work."""
+        return self._progress.started_ns
+
+    @property
+    def ended_ns(self) -> int:
+        """See Work."""
+        return self._progress.ended_ns
 
     def wait(self) -> None:
         """See Work.wait."""
@@ -60,7 +83,7 @@ class LaneWork:
 
     def run(self, function: Callable[[], object], explain: Explain) -> BaseException | None:
         """Runs the operation here; returns what it ends with."""
-        self.started_ns = time.monotonic_ns()
+        self._progress.started_ns = time.monotonic_ns()
         try:
             inference = any(tensor.is_inference() for tensor in self._tensors)
             with torch.no_grad(), torch.inference_mode(inference):
@@ -74,7 +97,9 @@ class LaneWork:
         with self._lock:
             if self._ended.is_set():
                 return
-            self.ended_ns = time.monotonic_ns()
+            progress = self._progress
+            progress.ended_ns = time.monotonic_ns()
+            progress.completed, progress.failed = error is None, error is not None
             self._error = error
             self._ended.set()
 
@@ -82,8 +107,9 @@ class LaneWork:
 class Lane:
     """A queue of operations and the thread that runs them."""
 
-    def __init__(self, explain: Explain) -> None:
+    def __init__(self, explain: Explain, log: FlightLog) -> None:
         """`explain` turns what an operation raised into the communicator's failure."""
+        self._log = log
         self.current = ""  # what runs now
         self._explain = explain
         self._issued = 0
@@ -99,10 +125,12 @@ class Lane:
         self, what: str, function: Callable[[], object], tensors: tuple[Tensor, ...]
     ) -> LaneWork:
         """Appends an operation; raises the communicator's failure if there is one."""
-        work = LaneWork(what, tensors)
         with self._lock:
             if self._failure is not None:
                 raise self._failure
+            # What all ranks that call the same have in common: of whole and part it is the part.
+            part = min(tensors, key=Tensor.numel, default=None)
+            work = LaneWork(what, tensors, noted(self._log.call(what), what, part))
             self._issued += 1
             self._in_flight[self._issued] = work
             self._queue.put((self._issued, function))
@@ -130,3 +158,11 @@ class Lane:
             with self._lock:
                 self._in_flight.pop(number, None)
             work.end(error)
+
+
+def noted(flight: Flight, what: str, tensor: Tensor | None, suffix: str = "") -> Progress:
+    """The progress of an operation that is in the flight record."""
+    operand = "" if tensor is None else f"{tensor.numel()} x {tensor.dtype}"
+    progress = Progress(f"{what}({operand.replace('torch.', '')}{suffix})")
+    flight.work = progress
+    return progress

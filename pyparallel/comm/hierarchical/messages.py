@@ -17,10 +17,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from pyparallel.comm._flight_log import FlightLog
 from pyparallel.comm.communicator import Work
-from pyparallel.comm.hierarchical.lane import Explain, LaneWork
+from pyparallel.comm.hierarchical.lane import Explain, LaneWork, Progress, noted
 from pyparallel.comm.hierarchical.layout import Layout
-from pyparallel.comm.hierarchical.own_work import OwnWork
+from pyparallel.comm.hierarchical.own_work import OwnProgress, OwnWork
 from pyparallel.comm.hierarchical.receives import HEADER_BYTES, Header, Matching, Receive
 from pyparallel.errors import CollectiveMismatchError, CollectiveTimeoutError, PeerLostError
 
@@ -28,10 +29,11 @@ from pyparallel.errors import CollectiveMismatchError, CollectiveTimeoutError, P
 class Messages:
     """The messages of one rank."""
 
-    def __init__(self, layout: Layout, explain: Explain) -> None:
+    def __init__(self, layout: Layout, explain: Explain, log: FlightLog) -> None:
         """`explain` turns what a message raised into the communicator's failure."""
         self._layout = layout
         self._explain = explain
+        self._log = log
         self._sent: Counter[tuple[int, int]] = Counter()
         self._matching = Matching(self._let_come)
         self._in_flight: set[LaneWork] = set()
@@ -44,7 +46,9 @@ class Messages:
         hosts, own = self._layout.hosts, self._layout.own
         if hosts.host_of[destination] == self._layout.host:
             local = hosts.local_of[destination]
-            return self._own("send", lambda: own.send(tensor, local, tag=tag))
+            sent = self._own("send", lambda: own.send(tensor, local, tag=tag))
+            self._log.message("send", destination, tag).work = OwnProgress(sent)
+            return sent
         between = self._layout.between
         with self._lock:  # header and contents of one message after those of the other
             number = self._sent[destination, tag]
@@ -58,7 +62,8 @@ class Messages:
             for work in works:
                 between.wait(work, destination, "send")
 
-        sending = LaneWork("send", (header, tensor))
+        progress = self._note("send", tensor, destination, tag)
+        sending = LaneWork("send", (header, tensor), progress)
         self._keep(sending)
         self._start(sending, finish)
         return sending
@@ -69,7 +74,9 @@ class Messages:
         hosts, own = self._layout.hosts, self._layout.own
         if source is not None and hosts.host_of[source] == self._layout.host:
             local = hosts.local_of[source]
-            return self._own("recv", lambda: own.recv(tensor, local, tag=tag))
+            received = self._own("recv", lambda: own.recv(tensor, local, tag=tag))
+            self._log.message("recv", source, tag).work = OwnProgress(received)
+            return received
         of_host = None
         if source is None and own.world_size > 1:
             of_host = self._own("recv", lambda: own.recv(tensor, None, tag=tag))
@@ -80,6 +87,7 @@ class Messages:
             own=of_host,
             timeout_seconds=self._layout.between.timeout_seconds,
             overdue=self._overdue,
+            progress=self._note("recv", tensor, source, tag),
         )
         self._keep(receive)
         self._complete(self._matching.add_receive(receive))
@@ -93,6 +101,12 @@ class Messages:
             works, self._in_flight = self._in_flight, set()
         for work in works:
             work.end(error)
+
+    def _note(self, what: str, tensor: Tensor, peer: int | None, tag: int) -> Progress:
+        flight = self._log.message(what, -1 if peer is None else peer, tag)
+        who = "any rank" if peer is None else f"rank {peer}"
+        direction = "to" if what == "send" else "from"
+        return noted(flight, what, tensor, f", {direction} {who}, tag {tag}")
 
     def _own(self, what: str, start: Callable[[], Work]) -> OwnWork:
         return OwnWork(self._layout, self._explain, what, start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -69,3 +70,30 @@ class OwnWork:
     def _in_the_job(self, error: PyparallelError) -> BaseException:
         layout = self._layout
         return self._explain(in_the_job(error, layout.hosts, layout.rank), self._what)
+
+
+class OwnProgress:
+    """How far an OwnWork is, without keeping its tensor; the host's own record knows more."""
+
+    failed = False
+
+    def __init__(self, work: OwnWork) -> None:
+        self._work = weakref.ref(work)
+
+    @property
+    def started_ns(self) -> int:
+        """See Work."""
+        work = self._work()
+        return work.started_ns if work else 0
+
+    @property
+    def ended_ns(self) -> int:
+        """See Work."""
+        work = self._work()
+        return work.ended_ns if work else 0
+
+    @property
+    def completed(self) -> bool:
+        """Whether it has ended; what nobody holds any more is waited for by nobody."""
+        work = self._work()
+        return work is None or work.ended_ns > 0

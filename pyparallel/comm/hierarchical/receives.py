@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pyparallel.comm.hierarchical.lane import LaneWork
+from pyparallel.comm.hierarchical.lane import LaneWork, Progress
 from pyparallel.comm.hierarchical.own_work import OwnWork
 
 _HEADER = struct.Struct("<qqqq32s")
@@ -76,6 +76,7 @@ class Receive(LaneWork):
         own: OwnWork | None,
         timeout_seconds: float,
         overdue: Callable[[Receive], object],
+        progress: Progress,
     ) -> None:
         """Of a tensor, from the wanted rank or from any.
 
@@ -86,8 +87,9 @@ class Receive(LaneWork):
             own: the same recv among the ranks of this host; it belongs to `wanted` None.
             timeout_seconds: deadline of wait().
             overdue: ends the communicator after it.
+            progress: where it notes how far it is.
         """
-        super().__init__("recv", (tensor,))
+        super().__init__("recv", (tensor,), progress)
         self.tensor = tensor
         self.wanted = wanted
         self.tag = tag
