@@ -114,7 +114,8 @@ class FlightExchange:
             if self._publishing:
                 return
             self._publishing = True
-        _start(self._publish)
+        if not _start(self._publish):
+            self._publishing = False
 
     def _publish(self) -> None:
         while True:
@@ -135,7 +136,10 @@ def _start(run: Callable[[], None]) -> bool:
     if _ending.is_set():
         return False
     thread = threading.Thread(target=run, name="pyparallel flight", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads, or the interpreter ends: the watch goes on
+        return False
     _threads.add(thread)
     return True
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from native_nccl import CPU, NativeCommunicator, joined, soon
 
 from pyparallel import _native
-from pyparallel.comm import NcclCommunicator, flight
+from pyparallel.comm import NcclCommunicator, _flight_recorder, flight
 from pyparallel.comm._flight_recorder import FlightRecorder
 from pyparallel.errors import CollectiveTimeoutError, NcclError, PeerFailedError, PeerLostError
 from ranks import Job, meet, run_ranks, tell_test
@@ -35,6 +35,7 @@ def native(communicator: NcclCommunicator) -> NativeCommunicator:
 
 def one_does_not_come() -> tuple[NcclCommunicator, Any]:
     """All have a barrier behind them; rank 1 never calls the all_reduce."""
+    _flight_recorder._ANSWER_SECONDS = 20  # on a busy machine, too
     communicator = joined()
     work = communicator.barrier()
     native(communicator).works[0].completed = True
@@ -107,6 +108,7 @@ def test_a_deadline_names_who_waits_on_all_ranks_and_leaves_a_file_of_each(tmp_p
 def lose_one(directory: str) -> tuple[Any, int, dict[str, Any]]:
     communicator, work = one_does_not_come()
     tell_test("waiting")
+    _flight_recorder._ANSWER_SECONDS = 1
     soon(lambda: work.exception() is not None)
     failed = time.monotonic_ns()
     record = communicator.flight_record()
@@ -133,12 +135,13 @@ def test_a_killed_rank_is_in_the_records_of_the_others_at_once(tmp_path: Path) -
         assert isinstance(error, PeerLostError)
         assert failed - killed < 2_000_000_000
         assert "rank 1 does not answer" in record["waiting"]
-        assert [entry["process"] is None for entry in record["ranks"]] == [False, True, False]
-        assert f"rank {2 - rank} waits for rank 1" in record["waiting"]
+        assert f"rank {rank} waits for rank 1" in record["waiting"]
+        assert record["ranks"][1]["process"] is None
 
 
 def wait_for_a_message() -> dict[str, Any]:
     communicator = joined()
+    _flight_recorder._ANSWER_SECONDS = 20
     os.environ["TEST_LANES_WAIT"] = "1"  # the other rank never comes to this lane
     tensor = torch.ones(3)
     kept = weakref.ref(tensor)
