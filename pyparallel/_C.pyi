@@ -310,6 +310,7 @@ class ShmCommunicator:
         reduction: Reduction,
         factor: float,
         ring: bool,
+        squares: int,
         background: bool,
         /,
     ) -> Work: ...

@@ -89,7 +89,7 @@ def collective(rank):
             place, code = tensor.data_ptr(), _tensors.DTYPE_CODES[dtype]
             kind, factor = core.Kind.all_reduce, 0.3 - rank
             work = ranks[rank].combine(
-                kind, place, place, tensor.numel(), code, 0, op, factor, False, False
+                kind, place, place, tensor.numel(), code, 0, op, factor, False, 0, False
             )
             ranks[rank].wait(work)
             result[f"combine {rank} {dtype} {name}"] = tensor

@@ -282,11 +282,12 @@ void register_comm(py::module_& module) {
       .def_property_readonly("peers", &Self::peers)
       .def("combine",
            [](Self& self, Kind kind, std::uintptr_t output, std::uintptr_t input, std::uint64_t count, int dtype,
-              int root, Reduction reduction, double factor, bool ring, bool background) {
+              int root, Reduction reduction, double factor, bool ring, std::uintptr_t squares, bool background) {
              shm::Collective c = collective(kind, output, input, count, dtype, root);
              c.reduction = reduction;
              c.factor = std::isnan(factor) ? std::numeric_limits<double>::quiet_NaN() : factor;
              c.algorithm = ring ? shm::Algorithm::kRing : shm::Algorithm::kDirect;
+             c.squares = pointer<double>(squares);
              return self.submit(c, background);
            })
       .def("move",

@@ -89,6 +89,34 @@ def check_algorithm(what: str, algorithm: str, *known: Algorithm) -> None:
         raise ValueError(f"{what}: algorithm {algorithm!r} is none of {', '.join(_ALGORITHMS)}")
 
 
+def check_measures(what: str, algorithm: str) -> None:
+    """On CUDA only our own algorithms look at what they combine."""
+    if algorithm in ("auto", "nccl"):
+        raise ValueError(f"{what}: NCCL does not measure; squares needs algorithm='ring'")
+
+
+def check_squares(what: str, squares: Tensor, device_type: str, op: Op, *tensors: Tensor) -> int:
+    """Where a reduction puts the sum of squares: two float64 apart from its tensors.
+
+    Returns:
+        Their address.
+    """
+    check_moved(f"{what}: squares", device_type, squares)
+    if squares.numel() != 2 or squares.dtype != torch.float64:
+        raise ValueError(
+            f"{what}: squares is {squares.numel()} x {squares.dtype}, not 2 x torch.float64"
+        )
+    dtype = tensors[0].dtype
+    if op in ("max", "min", "product") or not dtype.is_floating_point:
+        raise ValueError(f"{what}: squares only of sums of floating dtypes, not of {op} of {dtype}")
+    address = squares.data_ptr()
+    for tensor in tensors:
+        begin = tensor.data_ptr()
+        if tensor.numel() and begin - squares.nbytes < address < begin + tensor.nbytes:
+            raise ValueError(f"{what}: squares lies in the tensor that is reduced")
+    return address
+
+
 def check_root(root: int, world_size: int, *, what: str = "broadcast") -> None:
     """The root is a rank."""
     if not 0 <= root < world_size:

@@ -15,7 +15,7 @@ class ShmWork:
         native: also knows when it was submitted, and for how long it waited for other ranks.
     """
 
-    __slots__ = ("_communicator", "_read", "_written", "native")
+    __slots__ = ("_communicator", "_read", "_squares", "_written", "native")
 
     def __init__(
         self,
@@ -23,17 +23,20 @@ class ShmWork:
         native: core.Work,
         written: Tensor | None = None,
         read: Tensor | None = None,
+        squares: Tensor | None = None,
     ) -> None:
         self._communicator = communicator
         self._written = written
         self._read = read
+        self._squares = squares
         self.native = native
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """What it reads and writes, until it has been waited for."""
         read = None if self._read is self._written else self._read
-        return tuple(tensor for tensor in (self._written, read) if tensor is not None)
+        held = self._written, read, self._squares
+        return tuple(tensor for tensor in held if tensor is not None)
 
     @property
     def started_ns(self) -> int:
@@ -54,9 +57,10 @@ class ShmWork:
             CollectiveTimeoutError: a rank did not come in time.
         """
         self._communicator.wait(self.native)
-        if self._written is not None:
-            torch.autograd.graph.increment_version(self._written)
-        self._written = self._read = None
+        for tensor in (self._written, self._squares):
+            if tensor is not None:
+                torch.autograd.graph.increment_version(tensor)
+        self._written = self._read = self._squares = None
 
     def is_completed(self) -> bool:
         """Whether wait() would return at once; asking sees to the progress of what would not."""

@@ -101,7 +101,7 @@ class NcclCommunicator:
         what = "all_reduce"
         name, factor, dtype = self._reduction(what, op, tensor)
         check.check_algorithm(what, algorithm, *_ALGORITHMS)
-        measured = self._squares(what, squares, algorithm)
+        measured = self._squares(what, squares, algorithm, op, tensor)
         operand = (tensor.data_ptr(), tensor.numel(), dtype, name, factor)
         if algorithm in ("auto", "nccl"):
             return self._issue(self._native.all_reduce, *operand, tensors=(tensor,))
@@ -133,7 +133,7 @@ class NcclCommunicator:
         name, factor, dtype = self._reduction(what, op, input, output)
         check.check_parts(what, self.world_size, whole=input, part=output)
         check.check_algorithm(what, algorithm, *_ALGORITHMS)
-        measured = self._squares(what, squares, algorithm)
+        measured = self._squares(what, squares, algorithm, op, output, input)
         operand = (output.data_ptr(), input.data_ptr(), output.numel(), dtype, name, factor)
         if algorithm in ("auto", "nccl"):
             return self._issue(self._native.reduce_scatter, *operand, tensors=(output, input))
@@ -284,17 +284,13 @@ class NcclCommunicator:
         op = check.check_reduction(what, op, tensor)
         return ("sum", op.factor, dtype) if isinstance(op, Premultiplied) else (op, None, dtype)
 
-    def _squares(self, what: str, squares: Tensor | None, algorithm: Algorithm) -> int:
+    def _squares(
+        self, what: str, squares: Tensor | None, algorithm: Algorithm, op: Op, *tensors: Tensor
+    ) -> int:
         if squares is None:
             return 0
-        if algorithm in ("auto", "nccl"):
-            raise ValueError(f"{what}: NCCL does not measure; squares needs algorithm='ring'")
-        check.check_moved(f"{what}: squares", self.device.type, squares)
-        if squares.numel() != 2 or squares.dtype != torch.float64:
-            raise ValueError(
-                f"{what}: squares is {squares.numel()} x {squares.dtype}, not 2 x torch.float64"
-            )
-        return squares.data_ptr()
+        check.check_measures(what, algorithm)
+        return check.check_squares(what, squares, self.device.type, op, *tensors)
 
     def _check_message(self, what: str, tensor: Tensor, peer: int, tag: int) -> None:
         check.check_moved(what, self.device.type, tensor)

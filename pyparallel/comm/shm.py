@@ -24,6 +24,7 @@ from pyparallel.comm._operands import (
     check_reduction,
     check_root,
     check_sizes,
+    check_squares,
 )
 from pyparallel.comm._retired import RETIRED
 from pyparallel.comm._shm_work import ShmWork
@@ -66,9 +67,23 @@ class ShmCommunicator:
         *,
         algorithm: Algorithm = "auto",
         background: bool = True,
+        squares: Tensor | None = None,
     ) -> ShmWork:
-        """See Communicator.all_reduce."""
-        return self._combine("all_reduce", tensor, tensor, tensor, op, algorithm, 0, background)
+        """See Communicator.all_reduce.
+
+        Args:
+            tensor: see Communicator.all_reduce.
+            op: see Communicator.all_reduce.
+            algorithm: see Communicator.all_reduce.
+            background: see Communicator.all_reduce.
+            squares: of sums and means of floats: two float64, overwritten with the sum of squares
+                of the part of the result that this rank has combined (its own part where every
+                rank combines all), and 1.0 if something in it is not finite, else 0.0. Their sums
+                over the ranks are those of all. There once the work has been waited for.
+        """
+        return self._combine(
+            "all_reduce", tensor, tensor, tensor, op, algorithm, 0, background, squares
+        )
 
     def reduce(
         self, tensor: Tensor, root: int = 0, op: Op = "sum", *, background: bool = True
@@ -85,10 +100,13 @@ class ShmCommunicator:
         *,
         algorithm: Algorithm = "auto",
         background: bool = True,
+        squares: Tensor | None = None,
     ) -> ShmWork:
-        """See Communicator.reduce_scatter."""
+        """See Communicator.reduce_scatter, and all_reduce() for `squares`."""
         check_parts("reduce_scatter", self.world_size, whole=input, part=output)
-        return self._combine("reduce_scatter", output, input, output, op, algorithm, 0, background)
+        return self._combine(
+            "reduce_scatter", output, input, output, op, algorithm, 0, background, squares
+        )
 
     def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> ShmWork:
         """See Communicator.all_gather."""
@@ -207,11 +225,13 @@ class ShmCommunicator:
         algorithm: Algorithm,
         root: int,
         background: bool,
+        squares: Tensor | None = None,
     ) -> ShmWork:
         dtype = check_operands(what, "cpu", *((input,) if output is input else (output, input)))
         check_reduction(what, op, input)
         if algorithm != "auto":
             check_algorithm(what, algorithm, *algorithms_of("cpu"))
+        measured = 0 if squares is None else check_squares(what, squares, "cpu", op, output, input)
         name, factor = ("premultiplied", op.factor) if isinstance(op, Premultiplied) else (op, 1.0)
         native = self._native.combine(
             _KINDS[what],
@@ -223,10 +243,11 @@ class ShmCommunicator:
             _REDUCTIONS[name],
             factor,
             algorithm == "ring",
+            measured,
             background,
         )
         written = output if what != "reduce" or root == self.rank else None
-        return self._track(native, written=written, read=input)
+        return self._track(native, written=written, read=input, squares=squares)
 
     def _move(
         self,
@@ -254,9 +275,14 @@ class ShmCommunicator:
         return self._track(native, written=written, read=input)
 
     def _track(
-        self, native: core.Work, *, written: Tensor | None = None, read: Tensor | None = None
+        self,
+        native: core.Work,
+        *,
+        written: Tensor | None = None,
+        read: Tensor | None = None,
+        squares: Tensor | None = None,
     ) -> ShmWork:
-        work = ShmWork(self._native, native, written, read)
+        work = ShmWork(self._native, native, written, read, squares)
         in_flight = self._in_flight
         while in_flight and in_flight[0].native.succeeded:
             in_flight.popleft()

@@ -15,6 +15,7 @@ from pyparallel.comm._buffers import zeros
 from pyparallel.comm._operands import (
     algorithms_of,
     check_algorithm,
+    check_measures,
     check_moved,
     check_only_root,
     check_operands,
@@ -23,6 +24,7 @@ from pyparallel.comm._operands import (
     check_reduction,
     check_root,
     check_sizes,
+    check_squares,
 )
 from pyparallel.comm.communicator import Algorithm, Op, Premultiplied
 from pyparallel.errors import PeerFailedError
@@ -66,9 +68,10 @@ class SoloCommunicator:
         *,
         algorithm: Algorithm = "auto",
         background: bool = True,
+        squares: Tensor | None = None,
     ) -> DoneWork:
-        """See Communicator.all_reduce."""
-        return self._combine("all_reduce", tensor, tensor, op, algorithm)
+        """See Communicator.all_reduce, and NcclCommunicator.all_reduce for `squares`."""
+        return self._combine("all_reduce", tensor, tensor, op, algorithm, squares)
 
     def reduce(
         self, tensor: Tensor, root: int = 0, op: Op = "sum", *, background: bool = True
@@ -85,10 +88,11 @@ class SoloCommunicator:
         *,
         algorithm: Algorithm = "auto",
         background: bool = True,
+        squares: Tensor | None = None,
     ) -> DoneWork:
-        """See Communicator.reduce_scatter."""
+        """See Communicator.reduce_scatter, and all_reduce() for `squares`."""
         check_parts("reduce_scatter", 1, whole=input, part=output)
-        return self._combine("reduce_scatter", output, input, op, algorithm)
+        return self._combine("reduce_scatter", output, input, op, algorithm, squares)
 
     def all_gather(self, output: Tensor, input: Tensor, *, background: bool = True) -> DoneWork:
         """See Communicator.all_gather."""
@@ -175,15 +179,28 @@ class SoloCommunicator:
         """See Communicator.close."""
 
     def _combine(
-        self, what: str, output: Tensor, input: Tensor, op: Op, algorithm: Algorithm
+        self,
+        what: str,
+        output: Tensor,
+        input: Tensor,
+        op: Op,
+        algorithm: Algorithm,
+        squares: Tensor | None = None,
     ) -> DoneWork:
         check_operands(what, self.device.type, output, input)
         check_reduction(what, op, input)
         check_algorithm(what, algorithm, *algorithms_of(self.device.type))
+        if squares is not None:
+            if self.device.type == "cuda":
+                check_measures(what, algorithm)
+            check_squares(what, squares, self.device.type, op, output, input)
         work = self._copy(output, input)
         if isinstance(op, Premultiplied):
             with _written(output) as memory:
                 memory.mul_(op.factor)
+        if squares is not None:
+            with _written(squares) as memory:
+                memory.copy_(_tensors.sum_of_squares([output.detach()]))
         return work
 
     def _move(self, what: str, output: Tensor, input: Tensor) -> DoneWork:

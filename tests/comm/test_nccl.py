@@ -101,6 +101,12 @@ def test_what_only_moves_is_bytes_of_any_dtype(communicator: NcclCommunicator) -
             lambda c: c.all_reduce(torch.ones(2), algorithm="ring", squares=torch.ones(3)),
             "3 x torch.float32, not 2 x torch.float64",
         ),
+        (
+            lambda c: c.all_reduce(
+                torch.ones(2), "max", algorithm="ring", squares=torch.ones(2).double()
+            ),
+            "squares only of sums of floating dtypes, not of max of torch.float32",
+        ),
         (lambda c: c.all_reduce(torch.empty(2, device="meta")), "is on meta"),
         (lambda c: c.reduce(torch.ones(2), 1), "root 1 is not in a world of 1"),
         (lambda c: c.all_gather(torch.ones(3), torch.ones(2)), "3 elements are not 1 ranks"),

@@ -10,6 +10,13 @@ namespace {
 
 bool reduces(Kind kind) { return kind == Kind::kAllReduce || kind == Kind::kReduce || kind == Kind::kReduceScatter; }
 
+// Whether the squares of its result can be summed.
+bool is_measured(const Collective& c) {
+  const bool sums =
+      c.reduction == Reduction::kSum || c.reduction == Reduction::kMean || c.reduction == Reduction::kPremultiplied;
+  return (c.kind == Kind::kAllReduce || c.kind == Kind::kReduceScatter) && sums && c.dtype <= DType::kFloat16;
+}
+
 std::string number(std::uint64_t value) { return std::to_string(value); }
 
 std::uint64_t sum(const std::vector<std::uint64_t>& sizes) {
@@ -106,6 +113,9 @@ void validate(const Collective& c, int rank, int world_size) {
                           std::to_string(world_size));
   if (reduces(c.kind) && !is_combined(c.dtype, c.reduction))
     throw InvalidArgument(what + ": there is no " + name(c.reduction) + " of " + name(c.dtype));
+  if (c.squares != nullptr && !is_measured(c))
+    throw InvalidArgument(what + ": squares only of sums of floats in all_reduce and reduce_scatter, not of " +
+                          name(c.reduction) + " of " + name(c.dtype));
   for (const auto* sizes : {&c.input_sizes, &c.output_sizes})
     if (sizes->size() != (c.count == kUnequal ? static_cast<std::size_t>(world_size) : 0))
       throw InvalidArgument(what + ": " + number(sizes->size()) + " sizes in a world of " + std::to_string(world_size));

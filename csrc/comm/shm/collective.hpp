@@ -19,15 +19,19 @@ struct Collective {
   const char* input = nullptr;  // all_reduce, reduce and broadcast work in place: input == output
   char* output = nullptr;
   Algorithm algorithm = Algorithm::kDirect;
-  double factor = 1.0;                                       // of this rank, for kPremultiplied
+  double factor = 1.0;  // of this rank, for kPremultiplied
+  // Null, or two doubles that a completed all_reduce or reduce_scatter has overwritten: the sum of squares of the part
+  // of the result that this rank has combined (of its own part where every rank combines all), and 1.0 if something in
+  // it is inf or NaN, else 0.0. The parts of all ranks are the whole result, once.
+  double* squares = nullptr;
   std::vector<std::uint64_t> output_sizes{}, input_sizes{};  // elements per rank, if count is kUnequal
 
   // The parts of an all_to_all, one per rank; equal ones become a count.
   void set_sizes(int world_size, std::vector<std::uint64_t> output, std::vector<std::uint64_t> input);
 };
 
-// Throws InvalidArgument, which is the caller's mistake: an unknown root, a dtype that has no such reduction, sizes of
-// another number of ranks, null pointers, an input that lies across the output.
+// Throws InvalidArgument, which is the caller's mistake: an unknown root, a dtype that has no such reduction, squares
+// of what is no sum of floats, sizes of another number of ranks, null pointers, an input that lies across the output.
 void validate(const Collective& collective, int rank, int world_size);
 
 // Bytes of the input that a rank shows its peers.

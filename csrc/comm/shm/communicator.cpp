@@ -116,6 +116,7 @@ void Communicator::complete(const Collective& c, const Patience& patience, std::
   await_all(&RankBlock::posted, sequence_);
   check_same_operation(control_, sequence_, rank_);
   peer_memory_.sweep();
+  std::fill_n(squares_, 2, 0.0);
   for (const auto& precedence : precedence_) precedence->begin();
   try {
     run(c);
@@ -124,6 +125,7 @@ void Communicator::complete(const Collective& c, const Patience& patience, std::
     throw;
   }
   for (const auto& precedence : precedence_) precedence->end();
+  if (c.squares != nullptr) std::copy_n(squares_, 2, c.squares);
 }
 
 void Communicator::go_before(Communicator& other) {

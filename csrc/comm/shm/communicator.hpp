@@ -108,7 +108,11 @@ class Communicator {
   void all_reduce_shared(const Collective& c);
   void reduce_one_phase(const Collective& c, bool wanted);
   void all_reduce_two_phase(const Collective& c);
-  void combine_sources(char* const* targets, int target_count, std::uint64_t bytes, const Collective& c);
+  // Who combines the same values: this rank alone, or all ranks, of which each then measures its share.
+  enum class Combined { kHere, kEverywhere };
+  void combine_sources(char* const* targets, int target_count, std::uint64_t bytes, const Collective& c,
+                       Combined where);
+  void measure(const Collective& c, const char* values, std::uint64_t bytes);
 
   // moves.cpp
   void move(const Collective& c);
@@ -157,6 +161,7 @@ class Communicator {
   std::vector<Parcel> incoming_;  // scratch: one per rank
   std::vector<char*> buffers_;    // likewise: the sources of a reduction
   std::vector<double> factors_;   // likewise: of a premultiplied sum
+  double squares_[2] = {};        // of the collective being completed, so far
 };
 
 }  // namespace pyparallel::shm

@@ -6,11 +6,20 @@
 //   one phase      per piece: copy in | all filled | who wants the result combines all pieces
 //   two phases     per piece: copy in | all filled | rank r combines part r | all reduced | copy the other parts out
 #include "comm/shm/pieces.hpp"
+#include "kernels/reduce.hpp"
 
 namespace pyparallel::shm {
+namespace {
 
-// Combines buffers_, one source per rank. Where another communicator goes first, in steps between which it can.
-void Communicator::combine_sources(char* const* targets, int target_count, std::uint64_t bytes, const Collective& c) {
+// What is measured is combined in steps so small that those of a few ranks' buffers fit a core's second cache.
+constexpr std::uint64_t kMeasuredBytes = 64 << 10;
+
+}  // namespace
+
+// Combines buffers_, one source per rank: at once, or in steps. Between them another communicator can go first, and
+// after each the squares of what it has written are added up while that is still in the cache.
+void Communicator::combine_sources(char* const* targets, int target_count, std::uint64_t bytes, const Collective& c,
+                                   Combined where) {
   Combination combination{c.reduction, world_size_};
   if (c.reduction == Reduction::kPremultiplied) {
     for (int r = 0; r < world_size_; ++r) factors_[r] = operation(r).factor;
@@ -20,14 +29,28 @@ void Communicator::combine_sources(char* const* targets, int target_count, std::
     combine(places, target_count, buffers_.data(), world_size_, static_cast<std::int64_t>(some / item_size(c.dtype)),
             c.dtype, combination);
   };
-  if (!ahead_.load(std::memory_order_acquire)) return combine_all(targets, bytes);
+  if (c.squares == nullptr && !ahead_.load(std::memory_order_acquire)) return combine_all(targets, bytes);
+  const std::uint64_t step = c.squares == nullptr ? kPieceBytes : kMeasuredBytes;
+  const int first = where == Combined::kHere ? 0 : rank_, parts = where == Combined::kHere ? 1 : world_size_;
   std::vector<char*> places(targets, targets + target_count);
-  for (std::uint64_t at = 0; at < bytes; at += kPieceBytes) {
+  for (std::uint64_t at = 0; at < bytes; at += step) {
+    const std::uint64_t some = std::min(step, bytes - at), begin = part_begin(some, first, parts);
     give_way();
-    combine_all(places.data(), std::min(kPieceBytes, bytes - at));
-    for (char*& place : places) place += kPieceBytes;
-    for (char*& buffer : buffers_) buffer += kPieceBytes;
+    combine_all(places.data(), some);
+    measure(c, places.front() + begin, part_begin(some, first + 1, parts) - begin);
+    for (char*& place : places) place += step;
+    for (char*& buffer : buffers_) buffer += step;
   }
+}
+
+// In one thread, whoever runs the collective: the order of additions depends on the sizes alone.
+void Communicator::measure(const Collective& c, const char* values, std::uint64_t bytes) {
+  if (c.squares == nullptr) return;
+  const ReduceItem item{values, static_cast<std::int64_t>(bytes / item_size(c.dtype))};
+  double part[2];
+  sum_of_squares_cpu(&item, 1, c.dtype, part, 1);
+  squares_[0] += part[0];
+  if (part[1] != 0.0) squares_[1] = 1.0;
 }
 
 void Communicator::all_reduce(const Collective& c) {
@@ -35,7 +58,7 @@ void Communicator::all_reduce(const Collective& c) {
     // What this rank gave it reads where it still has it, not where the peers are reading.
     for (int r = 0; r < world_size_; ++r) buffers_[r] = r == rank_ ? c.output : control_.slot(r, sequence_);
     char* target = c.output;
-    return combine_sources(&target, 1, c.count * item_size(c.dtype), c);
+    return combine_sources(&target, 1, c.count * item_size(c.dtype), c, Combined::kEverywhere);
   }
   if (all_shared()) return all_reduce_shared(c);
   // Two ranks add every piece twice rather than wait once more.
@@ -49,7 +72,7 @@ void Communicator::reduce(const Collective& c) {
   if (!wanted) return;
   for (int r = 0; r < world_size_; ++r) buffers_[r] = r == rank_ ? c.output : control_.slot(r, sequence_);
   char* target = c.output;
-  combine_sources(&target, 1, c.count * item_size(c.dtype), c);
+  combine_sources(&target, 1, c.count * item_size(c.dtype), c, Combined::kHere);
 }
 
 // All ranks' buffers are written, or only the root's in a reduce.
@@ -58,7 +81,8 @@ void Communicator::all_reduce_shared(const Collective& c) {
   const std::uint64_t begin = part_begin(bytes, rank_, world_size_), end = part_begin(bytes, rank_ + 1, world_size_);
   for (char*& buffer : buffers_) buffer += begin;
   const bool everywhere = c.kind == Kind::kAllReduce;
-  combine_sources(buffers_.data() + (everywhere ? 0 : c.root), everywhere ? world_size_ : 1, end - begin, c);
+  combine_sources(buffers_.data() + (everywhere ? 0 : c.root), everywhere ? world_size_ : 1, end - begin, c,
+                  Combined::kHere);
   finish_shared();
 }
 
@@ -74,7 +98,7 @@ void Communicator::reduce_one_phase(const Collective& c, bool wanted) {
         char* target = c.output + p * kPieceBytes;
         await_all(&RankBlock::filled, number);
         for (int r = 0; r < world_size_; ++r) buffers_[r] = r == rank_ ? target : control_.bounce(r, number);
-        combine_sources(&target, 1, piece_size(bytes, p, kPieceBytes), c);
+        combine_sources(&target, 1, piece_size(bytes, p, kPieceBytes), c, Combined::kEverywhere);
       });
 }
 
@@ -97,7 +121,7 @@ void Communicator::all_reduce_two_phase(const Collective& c) {
         await_all(&RankBlock::filled, number);
         for (int r = 0; r < world_size_; ++r) buffers_[r] = (r == rank_ ? piece : control_.bounce(r, number)) + own;
         char* targets[2] = {piece + own, control_.bounce(rank_, number) + own};
-        combine_sources(targets, 2, own_bytes, c);
+        combine_sources(targets, 2, own_bytes, c, Combined::kHere);
         publish(control_.rank(rank_).reduced, number);
         for (int step = 1; step < world_size_; ++step) {
           const int r = (rank_ + step) % world_size_;
@@ -115,7 +139,7 @@ void Communicator::reduce_scatter(const Collective& c) {
     for (int r = 0; r < world_size_; ++r)
       buffers_[r] = (slots ? control_.slot(r, sequence_) : buffers_[r]) + part(rank_);
     char* target = c.output;
-    combine_sources(&target, 1, bytes, c);
+    combine_sources(&target, 1, bytes, c, Combined::kHere);
     if (!slots) finish_shared();
     return;
   }
@@ -135,7 +159,7 @@ void Communicator::reduce_scatter(const Collective& c) {
           buffers_[r] = r == rank_ ? const_cast<char*>(c.input) + part(rank_) + p * sub_piece
                                    : control_.bounce(r, number) + static_cast<std::uint64_t>(rank_) * sub_piece;
         char* target = c.output + p * sub_piece;
-        combine_sources(&target, 1, piece_size(bytes, p, sub_piece), c);
+        combine_sources(&target, 1, piece_size(bytes, p, sub_piece), c, Combined::kHere);
       });
 }
 

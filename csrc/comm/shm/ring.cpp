@@ -73,6 +73,7 @@ void Communicator::ring_step(const Collective& c, int step, std::uint64_t at, st
   const Reduction reduction = c.reduction == Reduction::kMean && !last ? Reduction::kSum : c.reduction;
   combine(targets, target_count, sources + first, 2 - first, static_cast<std::int64_t>(bytes / item_size(c.dtype)),
           c.dtype, {reduction, world_size_, factors + first});
+  if (last) measure(c, output, bytes);
 }
 
 }  // namespace pyparallel::shm

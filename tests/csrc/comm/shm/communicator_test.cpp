@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "comm/world.hpp"
+#include "comm/shm/values.hpp"
 #include "core/error.hpp"
 
 using namespace pyparallel;
@@ -17,11 +17,6 @@ using shm::Kind;
 using shm::Reduction;
 
 namespace {
-
-// Small integers: sums are exact, whatever the order. Different for every rank, place and round.
-float value(int rank, std::size_t i, int round) {
-  return static_cast<float>((i * 7 + static_cast<std::size_t>(rank) * 13 + static_cast<std::size_t>(round) * 3) % 61);
-}
 
 Collective collective(Kind kind, Reduction reduction, std::size_t count, float* input, float* output, int root = 0) {
   return {kind,
@@ -33,20 +28,10 @@ Collective collective(Kind kind, Reduction reduction, std::size_t count, float* 
           reinterpret_cast<char*>(output)};
 }
 
-float sum(int world_size, std::size_t i, int round) {
-  float total = 0;
-  for (int r = 0; r < world_size; ++r) total += value(r, i, round);
-  return total;
-}
-
-void fill(Operand& operand, int rank, int round) {
-  for (std::size_t i = 0; i < operand.size(); ++i) operand[i] = value(rank, i, round);
-}
-
 void all_reduces(Communicator& c, std::size_t count, bool shared, int round) {
   Operand x(count, shared);
   fill(x, c.rank(), round);
-  run(c, collective(Kind::kAllReduce, Reduction::kSum, count, x.data(), x.data()));
+  run_measured(c, collective(Kind::kAllReduce, Reduction::kSum, count, x.data(), x.data()), round);
   for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(x[i], sum(c.world_size(), i, round));
 }
 
@@ -71,16 +56,9 @@ void reduce_scatters(Communicator& c, std::size_t count, bool shared, int round)
   const auto ranks = static_cast<std::size_t>(c.world_size());
   Operand input(count * ranks, shared), output(count, false);
   fill(input, c.rank(), round);
-  run(c, collective(Kind::kReduceScatter, Reduction::kSum, count, input.data(), output.data()));
+  run_measured(c, collective(Kind::kReduceScatter, Reduction::kSum, count, input.data(), output.data()), round);
   for (std::size_t i = 0; i < count; ++i)
     CHECK_EQUAL(output[i], sum(c.world_size(), static_cast<std::size_t>(c.rank()) * count + i, round));
-}
-
-// The sum in which every rank's values count rank + 1 times.
-float weighted_sum(int world_size, std::size_t i, int round) {
-  float total = 0;
-  for (int r = 0; r < world_size; ++r) total += static_cast<float>(r + 1) * value(r, i, round);
-  return total;
 }
 
 void reduces(Communicator& c, std::size_t count, bool shared, int round) {
@@ -153,12 +131,12 @@ void rings(Communicator& c, std::size_t count, bool shared, int round) {
   Collective all_reduce = collective(Kind::kAllReduce, Reduction::kPremultiplied, count, x.data(), x.data());
   all_reduce.algorithm = shm::Algorithm::kRing;
   all_reduce.factor = c.rank() + 1;
-  run(c, all_reduce);
+  run_measured(c, all_reduce, round);
   for (std::size_t i = 0; i < count; ++i) CHECK_EQUAL(x[i], weighted_sum(c.world_size(), i, round));
   fill(input, c.rank(), round);
   Collective scatter = collective(Kind::kReduceScatter, Reduction::kSum, count, input.data(), output.data());
   scatter.algorithm = shm::Algorithm::kRing;
-  run(c, scatter);
+  run_measured(c, scatter, round);
   for (std::size_t i = 0; i < count; ++i)
     CHECK_EQUAL(output[i], sum(c.world_size(), static_cast<std::size_t>(c.rank()) * count + i, round));
 }
@@ -278,8 +256,19 @@ void wrong_arguments_are_refused() {
   bad = collective(Kind::kAllReduce, Reduction::kMean, 4, x, x);
   bad.dtype = DType::kInt32;
   CHECK_THROWS(shm::validate(bad, 1, 2), InvalidArgument);
-  bad.dtype = DType::kBool;
+  double squares[2];
+  bad.reduction = Reduction::kSum;
+  bad.squares = squares;  // of integers
+  CHECK_THROWS(shm::validate(bad, 1, 2), InvalidArgument);
+  bad.dtype = DType::kFloat32;
+  shm::validate(bad, 1, 2);
+  bad.kind = Kind::kReduce;
+  CHECK_THROWS(shm::validate(bad, 1, 2), InvalidArgument);
+  bad.kind = Kind::kAllReduce;
   bad.reduction = Reduction::kMax;
+  CHECK_THROWS(shm::validate(bad, 1, 2), InvalidArgument);
+  bad.squares = nullptr;
+  bad.dtype = DType::kBool;
   CHECK_THROWS(shm::validate(bad, 1, 2), InvalidArgument);
   CHECK_THROWS(Communicator::create_control(0), InvalidArgument);
   CHECK_THROWS(Communicator::create_control(100000), InvalidArgument);

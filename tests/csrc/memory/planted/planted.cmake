@@ -30,6 +30,8 @@ function(plant name source line by report)
 endfunction()
 
 set(RACE "race: .* \\(stream .* and then .*knows of stream .* only")
+# A pool that takes events of the wrong stream also keeps memory that it could give back.
+set(RACE_OR_KEPT "${RACE}|bytes trimmed is [0-9]+, the pool says 0")
 set(RELEASE "race: .* and then release to the upstream .the host.*the host knows of stream")
 plant(cached_while_used pool.cpp "cache && block->users.empty() && cache->put(" "cache && cache->put("
       ${RACE})
@@ -37,9 +39,10 @@ plant(shared_before_passed pool_search.cpp "return passed || wait;" "return true
 plant(stream_does_not_wait pool_search.cpp "if (!passed && wait) upstream_->wait(handle, event);" "" ${RACE})
 plant(event_on_another_stream pool_search.cpp "upstream_->record(of_user.stream)"
       "upstream_->record(streams_.begin()->second.stream)"
-      ${RACE})
+      ${RACE_OR_KEPT})
 plant(block_keeps_its_stream pool_search.cpp "    block->stream = stream;\n" "" ${RACE})
-plant(keyed_by_handle pool_search.cpp "return upstream_->identity(streamed.stream) == id;" "return true;" ${RACE})
+plant(keyed_by_handle pool_search.cpp "return upstream_->identity(streamed.stream) == id;" "return true;"
+      ${RACE_OR_KEPT})
 plant(released_while_in_use pool.cpp "const bool over = wait_for(streams_of_blocks());" "const bool over = true;"
       ${RELEASE})
 plant(waits_for_one_stream_too_few pool_search.cpp "if (!free.blocks().empty()) result.insert(id);" "" ${RACE})
