@@ -76,3 +76,10 @@ def test_a_lane_that_does_not_open_fails_all_its_messages() -> None:
 def test_waiting_has_a_deadline() -> None:
     with pytest.raises(CollectiveTimeoutError, match=r"first message in 0\.01 s"):
         Message(0, 0.01).wait()
+
+
+def test_the_error_of_a_deadline_is_shown_before_it_is_raised() -> None:
+    shown: list[CollectiveTimeoutError] = []
+    with pytest.raises(CollectiveTimeoutError) as caught:
+        Message(0, 0.01, shown.append).wait()
+    assert shown == [caught.value]

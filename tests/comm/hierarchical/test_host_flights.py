@@ -146,7 +146,7 @@ def close_first() -> dict[str, Any]:
 
 
 def test_after_closing_the_own_record_is_left() -> None:
-    for rank, record in enumerate(run_ranks(2, close_first, environment=hosts("ab"))):
+    for rank, record in enumerate(run_ranks(3, close_first, environment=hosts("aab"))):
         operations = record["ranks"][rank]["operations"]
         assert [one["operation"] for one in operations] == ["init() #0", "barrier() #1"]
         assert record["ranks"][rank]["failure"] is None
