@@ -57,9 +57,10 @@ class ShmWork:
             CollectiveTimeoutError: a rank did not come in time.
         """
         self._communicator.wait(self.native)
-        for tensor in (self._written, self._squares):
-            if tensor is not None:
-                torch.autograd.graph.increment_version(tensor)
+        if self._written is not None:
+            torch.autograd.graph.increment_version(self._written)
+        if self._squares is not None:
+            torch.autograd.graph.increment_version(self._squares)
         self._written = self._read = self._squares = None
 
     def is_completed(self) -> bool:
