@@ -81,11 +81,15 @@ def test_small_plans_are_optimal(problem: tuple[list[Lifetime], int]) -> None:
 
 
 def test_many_blocks_are_planned_within_the_budget(seed: int) -> None:
+    """A single draw in thirty is up to 11 % above the bound, which nobody need be able to reach."""
     draw = random.Random(seed)
-    lifetimes = [(512 * draw.randint(1, 9), i, i + draw.randint(1, 200)) for i in range(20_000)]
-    offsets, num_bytes, lower_bound = plan_offsets(lifetimes, len(lifetimes))
-    # Of 300 such draws the median is 7 % above the bound, which nobody need reach, the worst 11 %.
-    assert num_bytes <= 1.15 * lower_bound
+    above = []
+    for _ in range(5):
+        lifetimes = [(512 * draw.randint(1, 9), i, i + draw.randint(1, 200)) for i in range(20_000)]
+        offsets, num_bytes, lower_bound = plan_offsets(lifetimes, len(lifetimes))
+        above.append(num_bytes / lower_bound)
+    assert sorted(above)[2] <= 1.1
+    assert max(above) <= 1.15
     assert plan_offsets(lifetimes, len(lifetimes)) == (offsets, num_bytes, lower_bound)
 
 
