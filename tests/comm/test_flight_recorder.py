@@ -198,7 +198,11 @@ class MuteStore:
     """The host behind it is cut off."""
 
     def __getattr__(self, name: str) -> Any:
-        return lambda *_: time.sleep(60)
+        def call(*_: Any) -> Any:
+            time.sleep(60)
+            raise RuntimeError("Connection timed out")
+
+        return call
 
 
 def test_a_mute_store_leaves_this_ranks_own_record(tmp_path: Path) -> None:
